@@ -1,0 +1,109 @@
+//! Finding and becoming the program that does the work.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The data plane's tool.
+const PROGRAM: &str = "penstock-initiator";
+/// What shells answer for a program that is not there.
+const EXIT_NOT_FOUND: u8 = 127;
+/// What shells answer for a program that is there and does not run.
+const EXIT_NOT_RUN: u8 = 126;
+
+/// Why the sibling program did not take over.
+#[derive(Debug)]
+pub struct Failure {
+    /// What to tell the person.
+    pub error: io::Error,
+    /// What to tell the shell.
+    pub exit_code: u8,
+}
+
+/// Replaces this process with the sibling program. Comes back only where that failed.
+pub fn run(command: &str, arguments: &[OsString]) -> Failure {
+    let own = env::current_exe().ok();
+    let beside = own.as_deref().and_then(Path::parent);
+    let Some(program) = find(beside, env::var_os("PATH").as_deref()) else {
+        return not_found(beside);
+    };
+    let error = Command::new(&program).arg(command).args(arguments).exec();
+    let told = format!("cannot run {}: {error}", program.display());
+    Failure {
+        error: io::Error::new(error.kind(), told),
+        exit_code: EXIT_NOT_RUN,
+    }
+}
+
+fn not_found(beside: Option<&Path>) -> Failure {
+    let place = beside.map_or_else(
+        || "beside this program".into(),
+        |dir| format!("in {}", dir.display()),
+    );
+    let told = format!(
+        "{PROGRAM} is neither {place} nor in PATH; \
+         install it there, or build it with `cargo build --release -p penstock-client`"
+    );
+    Failure {
+        error: io::Error::new(io::ErrorKind::NotFound, told),
+        exit_code: EXIT_NOT_FOUND,
+    }
+}
+
+/// The first executable of that name: beside this program, then along `path`.
+fn find(beside: Option<&Path>, path: Option<&OsStr>) -> Option<PathBuf> {
+    let along_path = path.into_iter().flat_map(env::split_paths);
+    beside
+        .map(Path::to_path_buf)
+        .into_iter()
+        .chain(along_path)
+        .map(|dir| dir.join(PROGRAM))
+        .find(|candidate| is_executable(candidate))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn place(dir: &Path, mode: u32) -> PathBuf {
+        let path = dir.join(PROGRAM);
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_one_beside_this_program_wins() {
+        let (beside, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let near = place(beside.path(), 0o755);
+        let far = place(elsewhere.path(), 0o755);
+        let path = elsewhere.path().as_os_str();
+        assert_eq!(find(Some(beside.path()), Some(path)), Some(near.clone()));
+        fs::remove_file(near).unwrap();
+        assert_eq!(find(Some(beside.path()), Some(path)), Some(far));
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_passed_over() {
+        let beside = tempfile::tempdir().unwrap();
+        place(beside.path(), 0o644);
+        assert_eq!(find(Some(beside.path()), None), None);
+        let told = not_found(Some(beside.path()));
+        assert_eq!(told.exit_code, EXIT_NOT_FOUND);
+        assert!(
+            told.error.to_string().contains("cargo build"),
+            "{}",
+            told.error
+        );
+    }
+}
