@@ -1,0 +1,269 @@
+//! Receive buffers shared by all connections of a reactor (a provided-buffer ring), and the counted
+//! chunks that connections see of them.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::Cell;
+use std::io;
+use std::ops::{Deref, Range};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+
+use crate::ring::Ring;
+
+/// The one buffer group of a reactor.
+pub(crate) const GROUP: u16 = 0;
+const PAGE_BYTES: usize = 4096;
+
+/// The buffers and the ring through which the kernel takes them.
+pub(crate) struct RecvBuffers {
+    entries: u16,
+    buffer_bytes: u32,
+    memory: NonNull<u8>,
+    memory_layout: Layout,
+    ring: NonNull<BufRingEntry>,
+    ring_layout: Layout,
+    tail: Cell<u16>,
+    holders: Box<[Cell<u32>]>,
+    held: Cell<u32>,
+}
+
+impl RecvBuffers {
+    /// Makes the buffers and registers them with the ring.
+    ///
+    /// # Safety
+    /// The result must outlive `uring`.
+    pub(crate) unsafe fn new(
+        uring: &Ring,
+        entries: u16,
+        buffer_bytes: u32,
+    ) -> io::Result<RecvBuffers> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+        if !entries.is_power_of_two() || entries > 1 << 15 {
+            return Err(invalid(
+                "recv_buffers must be a power of two, at most 32768",
+            ));
+        }
+        if buffer_bytes < 4096 {
+            return Err(invalid("recv_buffer_bytes must be at least 4096"));
+        }
+        let layout =
+            |bytes: usize| Layout::from_size_align(bytes, PAGE_BYTES).map_err(io::Error::other);
+        let memory_layout = layout(usize::from(entries) * buffer_bytes as usize)?;
+        let ring_layout = layout(usize::from(entries) * size_of::<BufRingEntry>())?;
+        let buffers = RecvBuffers {
+            entries,
+            buffer_bytes,
+            memory: allocate(memory_layout),
+            memory_layout,
+            ring: allocate(ring_layout).cast(),
+            ring_layout,
+            tail: Cell::new(0),
+            holders: (0..entries).map(|_| Cell::new(0)).collect(),
+            held: Cell::new(0),
+        };
+        // SAFETY: the caller keeps this struct, which owns the memory, alive longer than the ring.
+        unsafe { uring.register_buffers(buffers.ring.as_ptr() as u64, entries, GROUP)? };
+        for buffer in 0..entries {
+            buffers.offer(buffer);
+        }
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    fn address(&self, buffer: u16) -> NonNull<u8> {
+        // SAFETY: buffer < entries, so the offset is inside the allocation.
+        unsafe {
+            self.memory
+                .add(usize::from(buffer) * self.buffer_bytes as usize)
+        }
+    }
+
+    /// Writes the buffer into the next ring entry; visible to the kernel after [`Self::publish`].
+    fn offer(&self, buffer: u16) {
+        let tail = self.tail.get();
+        let slot = usize::from(tail & (self.entries - 1));
+        // SAFETY: slot < entries; the kernel reads an entry only after the tail passed it.
+        let entry = unsafe { &mut *self.ring.as_ptr().add(slot) };
+        entry.set_addr(self.address(buffer).as_ptr() as u64);
+        entry.set_len(self.buffer_bytes);
+        entry.set_bid(buffer);
+        self.tail.set(tail.wrapping_add(1));
+    }
+
+    fn publish(&self) {
+        // SAFETY: the ring's tail lives in the first entry's reserved field, inside the allocation,
+        // aligned for u16; the kernel reads it with acquire semantics.
+        let tail = unsafe { &*BufRingEntry::tail(self.ring.as_ptr()).cast::<AtomicU16>() };
+        tail.store(self.tail.get(), Ordering::Release);
+    }
+
+    /// A chunk of the first `len` bytes the kernel has put into `buffer`.
+    pub(crate) fn chunk(self: &Rc<Self>, buffer: u16, len: u32) -> RecvChunk {
+        self.holders[usize::from(buffer)].set(1);
+        self.held.set(self.held.get() + 1);
+        RecvChunk {
+            start: self.address(buffer),
+            len,
+            owner: Owner::Shared {
+                buffers: Rc::clone(self),
+                buffer,
+            },
+        }
+    }
+
+    fn release(&self, buffer: u16) {
+        let holders = &self.holders[usize::from(buffer)];
+        holders.set(holders.get() - 1);
+        if holders.get() == 0 {
+            self.held.set(self.held.get() - 1);
+            self.offer(buffer);
+            self.publish();
+        }
+    }
+
+    /// Buffers that chunks hold now.
+    pub(crate) fn held(&self) -> u32 {
+        self.held.get()
+    }
+
+    /// Whether the kernel has at least one buffer to fill.
+    pub(crate) fn any_free(&self) -> bool {
+        self.held.get() < u32::from(self.entries)
+    }
+}
+
+impl Drop for RecvBuffers {
+    fn drop(&mut self) {
+        // SAFETY: both were allocated with these layouts and no chunk is left (each holds an Rc).
+        unsafe {
+            dealloc(self.memory.as_ptr(), self.memory_layout);
+            dealloc(self.ring.as_ptr().cast(), self.ring_layout);
+        }
+    }
+}
+
+fn allocate(layout: Layout) -> NonNull<u8> {
+    // SAFETY: the layout has a size above zero (entries and sizes are checked by the caller).
+    let pointer = unsafe { alloc_zeroed(layout) };
+    NonNull::new(pointer).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+/// Length of the small buffer behind a direct receive, for the header that follows the payload.
+pub(crate) const TAIL_BYTES: usize = 256;
+
+/// Where the bytes behind a directly received payload land.
+pub(crate) struct TailBuffer(NonNull<u8>);
+
+impl TailBuffer {
+    const LAYOUT: Layout = Layout::new::<[u8; TAIL_BYTES]>();
+
+    pub(crate) fn new() -> Rc<TailBuffer> {
+        Rc::new(TailBuffer(allocate(Self::LAYOUT)))
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+
+    /// A chunk of the first `len` bytes.
+    pub(crate) fn chunk(self: &Rc<Self>, len: u32) -> RecvChunk {
+        RecvChunk {
+            start: self.0,
+            len,
+            owner: Owner::Tail(Rc::clone(self)),
+        }
+    }
+}
+
+impl Drop for TailBuffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout; every chunk of it holds an Rc.
+        unsafe { dealloc(self.0.as_ptr(), Self::LAYOUT) };
+    }
+}
+
+enum Owner {
+    Shared {
+        buffers: Rc<RecvBuffers>,
+        buffer: u16,
+    },
+    Tail(Rc<TailBuffer>),
+}
+
+/// Received bytes: a counted view on a receive buffer. The buffer goes back to the kernel when the
+/// last view is dropped, so do not hold one for long.
+pub struct RecvChunk {
+    start: NonNull<u8>,
+    len: u32,
+    owner: Owner,
+}
+
+impl RecvChunk {
+    /// A further view on part of the bytes; `None` where the range is outside.
+    pub fn slice(&self, range: Range<usize>) -> Option<RecvChunk> {
+        if range.start > range.end || range.end > self.len() {
+            return None;
+        }
+        let mut part = self.clone();
+        part.advance(range.start);
+        part.len = u32::try_from(range.len()).ok()?;
+        Some(part)
+    }
+
+    /// Drops `count` bytes from the front (at most all).
+    pub fn advance(&mut self, count: usize) {
+        let count = count.min(self.len());
+        // SAFETY: count is at most the length, so the start stays inside or one past the view.
+        self.start = unsafe { self.start.add(count) };
+        self.len -= u32::try_from(count).unwrap_or(self.len);
+    }
+}
+
+impl Deref for RecvChunk {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the kernel has filled these bytes and writes to the buffer again only after the
+        // last view has given it back.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len as usize) }
+    }
+}
+
+impl Clone for RecvChunk {
+    fn clone(&self) -> RecvChunk {
+        let owner = match &self.owner {
+            Owner::Shared { buffers, buffer } => {
+                let holders = &buffers.holders[usize::from(*buffer)];
+                holders.set(holders.get() + 1);
+                Owner::Shared {
+                    buffers: Rc::clone(buffers),
+                    buffer: *buffer,
+                }
+            }
+            Owner::Tail(tail) => Owner::Tail(Rc::clone(tail)),
+        };
+        RecvChunk {
+            start: self.start,
+            len: self.len,
+            owner,
+        }
+    }
+}
+
+impl Drop for RecvChunk {
+    fn drop(&mut self) {
+        if let Owner::Shared { buffers, buffer } = &self.owner {
+            buffers.release(*buffer);
+        }
+    }
+}
+
+impl std::fmt::Debug for RecvChunk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecvChunk").field("len", &self.len).finish()
+    }
+}
