@@ -1,0 +1,257 @@
+//! The node's configuration: read, checked, with defaults filled in.
+//!
+//! A [`Config`] that exists is sound in itself and fits this machine's cores and limits. What only
+//! opening can tell (a file's lock, a port in use) is found when the node starts, and reported in
+//! the same form, with the line kept in each entry.
+
+mod check;
+mod machine;
+mod nqn;
+mod problem;
+mod schema;
+mod summary;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use penstock_units::{BlockSize, Nsid};
+use uuid::Uuid;
+
+pub use machine::Machine;
+pub use nqn::{DISCOVERY_NQN, NQN_BYTES_MAX};
+pub use problem::{Problem, Problems};
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// `[node]`
+    pub node: NodeSettings,
+    /// `[reactors]`
+    pub reactors: ReactorSettings,
+    /// `[log]`
+    pub log: LogSettings,
+    /// `[metrics]`: where to serve them; `None` for nowhere.
+    pub metrics_listen: Option<Placed<SocketAddr>>,
+    /// `[tcp]`
+    pub tcp: TcpSettings,
+    /// `[[listener]]`
+    pub listeners: Vec<Placed<SocketAddr>>,
+    /// `[[subsystem]]`
+    pub subsystems: Vec<SubsystemSettings>,
+}
+
+/// A value with its line in the file. Two are equal where the values are: lines move.
+#[derive(Clone, Debug, Eq)]
+pub struct Placed<T> {
+    /// The value.
+    pub value: T,
+    /// Line in the file, from 1.
+    pub line: usize,
+}
+
+impl<T: PartialEq> PartialEq for Placed<T> {
+    fn eq(&self, other: &Placed<T>) -> bool {
+        self.value == other.value
+    }
+}
+
+/// `[node]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// Name in logs and metrics.
+    pub name: String,
+    /// How long commands in flight may take to finish when the node is told to stop.
+    pub shutdown_timeout: Duration,
+}
+
+/// `[reactors]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReactorSettings {
+    /// Cores, one reactor each.
+    pub cores: Vec<usize>,
+    /// Whether reactors are pinned to their cores.
+    pub pin: bool,
+    /// Whether an idle reactor sleeps.
+    pub adaptive: bool,
+    /// How long an adaptive reactor polls in vain before it sleeps, in microseconds.
+    pub idle_us: u32,
+    /// Entries of each io_uring submission queue.
+    pub ring_entries: u32,
+    /// Receive buffers a reactor shares among its connections.
+    pub receive_buffers: u16,
+    /// Size of a receive buffer in bytes.
+    pub receive_buffer_size_bytes: u32,
+    /// Payload memory of each reactor in bytes.
+    pub buffer_pool_size_bytes: usize,
+    /// Whether to try hugepages for payload memory.
+    pub hugepages: bool,
+    /// Whether to lock payload memory.
+    pub lock_memory: bool,
+    /// A poller that takes longer than this is named in the log, in milliseconds.
+    pub stall_threshold_ms: u32,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// JSON lines instead of text.
+    pub json: bool,
+    /// Filter directives of `tracing`.
+    pub level: String,
+}
+
+/// `[tcp]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpSettings {
+    /// Data a command capsule may carry, in bytes (I/O queues).
+    pub in_capsule_data_size_bytes: u32,
+    /// Maximum data transfer size in bytes.
+    pub mdts_bytes: u32,
+    /// Longest H2CData PDU payload the node asks for, in bytes.
+    pub max_h2c_data_bytes: u32,
+    /// Most R2Ts outstanding for one command; the host may allow fewer.
+    pub r2t_max: u8,
+    /// Most entries of a submission queue.
+    pub queue_depth_max: u16,
+    /// Most I/O queues of a controller.
+    pub io_queues_max: u16,
+    /// Whether hosts that ask for header digests get them.
+    pub header_digest: bool,
+    /// Whether hosts that ask for data digests get them.
+    pub data_digest: bool,
+    /// How long a connection may take to send its ICReq, and then to Connect, in milliseconds.
+    pub connect_timeout_ms: u32,
+    /// How long a host may take to finish a transfer it started, in milliseconds.
+    pub transfer_timeout_ms: u32,
+    /// How long a host may refuse to read what is sent to it, in milliseconds.
+    pub send_timeout_ms: u32,
+}
+
+/// `[[subsystem]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubsystemSettings {
+    /// Line of the table in the file.
+    pub line: usize,
+    /// Name.
+    pub nqn: String,
+    /// Serial number, at most 20 ASCII characters.
+    pub serial: String,
+    /// Model number, at most 40 ASCII characters.
+    pub model: String,
+    /// Whether every host may connect.
+    pub allow_any_host: bool,
+    /// NQNs of the hosts that may connect.
+    pub hosts: Vec<String>,
+    /// Highest namespace identifier.
+    pub namespaces_max: u32,
+    /// `[[subsystem.namespace]]`
+    pub namespaces: Vec<NamespaceSettings>,
+}
+
+/// `[[subsystem.namespace]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceSettings {
+    /// Line of the table in the file.
+    pub line: usize,
+    /// Identifier.
+    pub nsid: Nsid,
+    /// Where the blocks are kept.
+    pub backend: BackendSettings,
+    /// Logical block size.
+    pub block_size: BlockSize,
+    /// Identity that hosts see; stable over restarts.
+    pub uuid: Uuid,
+}
+
+/// Where a namespace keeps its blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendSettings {
+    /// In memory: gone when the node stops.
+    Memory {
+        /// Size in bytes.
+        size_bytes: u64,
+    },
+    /// Nowhere: reads give zeroes, writes are thrown away.
+    Null {
+        /// Size in bytes.
+        size_bytes: u64,
+        /// Time each command takes.
+        latency: Duration,
+    },
+    /// A file.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Size in bytes: created or grown to this; `None` takes the file as it is.
+        size_bytes: Option<u64>,
+    },
+    /// A block device.
+    Block {
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+impl BackendSettings {
+    /// The word in the configuration.
+    pub fn word(&self) -> &'static str {
+        match self {
+            BackendSettings::Memory { .. } => "memory",
+            BackendSettings::Null { .. } => "null",
+            BackendSettings::File { .. } => "file",
+            BackendSettings::Block { .. } => "block",
+        }
+    }
+
+    /// The path, where there is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            BackendSettings::File { path, .. } | BackendSettings::Block { path } => Some(path),
+            BackendSettings::Memory { .. } | BackendSettings::Null { .. } => None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks `file` for this machine.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its line and remedy.
+    pub fn load(file: &Path) -> Result<Config, Problems> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Problems(vec![Problem {
+                file: file.to_owned(),
+                line: None,
+                key: String::new(),
+                what: format!("cannot be read: {error}"),
+                remedy: "name a readable configuration file with --config".to_owned(),
+            }])
+        })?;
+        Config::parse(file, &text, &Machine::probe())
+    }
+
+    /// Checks `text`, which came from `file`, for `machine`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its line and remedy.
+    pub fn parse(file: &Path, text: &str, machine: &Machine) -> Result<Config, Problems> {
+        check::check(file, text, machine)
+    }
+
+    /// A problem on `line` of this configuration's file.
+    pub fn problem(&self, line: usize, key: &str, what: String, remedy: &str) -> Problem {
+        Problem {
+            file: self.file.clone(),
+            line: Some(line),
+            key: key.to_owned(),
+            what,
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

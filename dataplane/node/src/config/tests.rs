@@ -1,0 +1,516 @@
+//! Bad input, each message asserted: what is wrong, on which line, what to do.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn machine() -> Machine {
+    Machine {
+        cores_online: BTreeSet::from([0, 1, 2, 3]),
+        cores_allowed: BTreeSet::from([0, 1, 2]),
+        memlock_limit_bytes: Some(8 << 20),
+        memory_bytes: 8 << 30,
+    }
+}
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(Path::new("node.toml"), text, &machine())
+}
+
+const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:4420\"\n";
+const SUBSYSTEM: &str = "[[subsystem]]\nnqn = \"nqn.2026-01.io.example:a\"\n";
+
+/// A file with one listener, one subsystem (lines 1 to 4) and one namespace (from line 5).
+fn with_namespace(keys: &str) -> String {
+    format!("{LISTENER}{SUBSYSTEM}[[subsystem.namespace]]\n{keys}")
+}
+
+#[test]
+fn defaults_stand_in_for_what_is_left_out() {
+    let config = parse(LISTENER).expect("a listener is enough");
+    assert_eq!(config.reactors.cores, [0]);
+    assert!(config.reactors.adaptive && config.reactors.pin && !config.reactors.lock_memory);
+    assert_eq!(config.tcp.mdts_bytes, 1 << 20);
+    assert_eq!(config.tcp.in_capsule_data_size_bytes, 8192);
+    assert_eq!(config.metrics_listen, None);
+    assert_eq!(config.listeners[0].line, 2);
+}
+
+#[test]
+fn a_namespace_keeps_its_identity_over_restarts() {
+    let text = with_namespace("nsid = 1\nbackend = \"memory\"\nsize_bytes = 8192\n");
+    let (one, two) = (parse(&text).expect("sound"), parse(&text).expect("sound"));
+    let (one, two) = (&one.subsystems[0], &two.subsystems[0]);
+    assert_eq!(one.namespaces[0].uuid, two.namespaces[0].uuid);
+    assert_eq!(one.serial, two.serial);
+    assert_eq!(one.serial.len(), 20);
+}
+
+/// Asserts that `text` is refused with exactly one problem, on `line`, saying all of `parts`.
+fn refused(text: &str, line: usize, parts: &[&str]) {
+    let problems = parse(text).expect_err(text);
+    assert_eq!(problems.0.len(), 1, "{text}\n{problems}");
+    assert_eq!(problems.0[0].line, Some(line), "{text}\n{problems}");
+    let message = problems.to_string();
+    assert!(
+        message.starts_with(&format!("node.toml:{line}: ")),
+        "{message}"
+    );
+    for part in parts {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn refuses_what_toml_or_serde_cannot_read() {
+    for (text, line, parts) in [
+        (
+            "[tcp]\nmtds_bytes = 1\n",
+            2,
+            [
+                "unknown key `mtds_bytes` in [tcp]",
+                "did you mean `mdts_bytes`?",
+            ]
+            .as_slice(),
+        ),
+        (
+            "colour = 1\n",
+            1,
+            &[
+                "unknown key `colour` in the file",
+                "known keys: node, reactors",
+            ],
+        ),
+        (
+            "[reactor]\ncores = [0]\n",
+            1,
+            &[
+                "unknown key `reactor` in the file",
+                "did you mean `reactors`?",
+            ],
+        ),
+        (
+            "[[listener]]\nadress = \"x\"\n",
+            2,
+            &["in [listener]", "did you mean `address`?"],
+        ),
+        (
+            "[tcp]\n\nmdts_bytes = \"1M\"\n",
+            3,
+            &[
+                "tcp.mdts_bytes",
+                "invalid type: string \"1M\"",
+                "whole bytes",
+            ],
+        ),
+        (
+            "[tcp]\nmdts_bytes = -1\n",
+            2,
+            &["tcp.mdts_bytes", "invalid value: integer `-1`"],
+        ),
+        ("[tcp\n", 1, &["correct the TOML on this line"]),
+        ("[tcp]\nr2t_max = 1\nr2t_max = 2\n", 3, &["duplicate key"]),
+    ] {
+        refused(text, line, parts);
+    }
+}
+
+#[test]
+fn refuses_reactors_that_the_machine_cannot_carry() {
+    for (keys, line, parts) in [
+        (
+            "cores = []",
+            2,
+            ["reactors.cores", "no core is named"].as_slice(),
+        ),
+        (
+            "cores = [1, 0, 1]",
+            2,
+            &["core 1 is named twice", "name every core once"],
+        ),
+        (
+            "cores = [0, 9]",
+            2,
+            &["core 9 is not online", "use cores among 0-3"],
+        ),
+        (
+            "cores = [3]",
+            2,
+            &[
+                "may not run on core 3",
+                "use cores among 0-2",
+                "AllowedCPUs=",
+            ],
+        ),
+        (
+            "poll = \"lazy\"",
+            2,
+            &["reactors.poll", "\"lazy\"", "adaptive, busy"],
+        ),
+        (
+            "idle_us = 2000000",
+            2,
+            &["2000000 is outside its limits", "from 0 to 1000000"],
+        ),
+        ("ring_entries = 1000", 2, &["1000 is no power of two"]),
+        ("receive_buffers = 17", 2, &["17 is no power of two"]),
+        (
+            "buffer_pool_size_bytes = 2097152",
+            2,
+            &[
+                "fewer than 4 transfers of tcp.mdts_bytes",
+                "at least 4194304",
+            ],
+        ),
+        (
+            "cores = [0, 1]\nbuffer_pool_size_bytes = 8589934592",
+            3,
+            &[
+                "2 pools of 8589934592 bytes",
+                "8589934592 bytes of memory",
+                "fewer cores",
+            ],
+        ),
+        (
+            "lock_memory = true\nbuffer_pool_size_bytes = 16777216",
+            2,
+            &[
+                "16777216 bytes of locked memory",
+                "is 8388608",
+                "LimitMEMLOCK=",
+                "ulimit -l 16384",
+            ],
+        ),
+    ] {
+        refused(&format!("[reactors]\n{keys}\n{LISTENER}"), line, parts);
+    }
+}
+
+#[test]
+fn an_unpinned_reactor_needs_no_particular_core() {
+    let text = format!("[reactors]\npin = false\ncores = [40, 41]\n{LISTENER}");
+    assert_eq!(parse(&text).expect("sound").reactors.cores, [40, 41]);
+}
+
+#[test]
+fn refuses_tcp_log_and_addresses_out_of_their_limits() {
+    for (text, line, parts) in [
+        (
+            "[tcp]\nmdts_bytes = 1048577",
+            2,
+            ["tcp.mdts_bytes", "no power of two"].as_slice(),
+        ),
+        (
+            "[tcp]\nmdts_bytes = 0",
+            2,
+            &["0 is outside its limits", "from 4096 to 16777216"],
+        ),
+        (
+            "[tcp]\nin_capsule_data_size_bytes = 8193",
+            2,
+            &["no multiple of 16"],
+        ),
+        ("[tcp]\nmax_h2c_data_bytes = 4097", 2, &["no multiple of 4"]),
+        ("[tcp]\nqueue_depth_max = 1025", 2, &["from 2 to 1024"]),
+        ("[tcp]\nio_queues_max = 129", 2, &["from 1 to 128"]),
+        ("[tcp]\nr2t_max = 0", 2, &["from 1 to 4"]),
+        ("[tcp]\ntransfer_timeout_ms = 1", 2, &["from 100 to 600000"]),
+        ("[log]\nformat = \"xml\"", 2, &["log.format", "text, json"]),
+        (
+            "[log]\nlevel = \"a=b=c\"",
+            2,
+            &["log.level", "no log filter"],
+        ),
+        (
+            "[metrics]\nlisten = \"9464\"",
+            2,
+            &["metrics.listen", "no address with a port"],
+        ),
+        ("[node]\nname = \"\"", 2, &["node.name", "empty"]),
+        ("[node]\nshutdown_timeout_ms = 9000", 2, &["from 0 to 4500"]),
+        (
+            "[[listener]]\naddress = \"localhost:4420\"",
+            2,
+            &[
+                "listener.address",
+                "\"localhost:4420\" is no address",
+                "192.0.2.1:4420",
+            ],
+        ),
+        (
+            "[[listener]]\n",
+            1,
+            &["listener.address", "the address is missing"],
+        ),
+    ] {
+        refused(&format!("{text}\n{LISTENER}"), line, parts);
+    }
+}
+
+#[test]
+fn refuses_no_listener_and_one_twice() {
+    let twice = format!("{LISTENER}{LISTENER}");
+    refused(
+        &twice,
+        4,
+        &[
+            "127.0.0.1:4420 is a listener already (line 2)",
+            "remove one",
+        ],
+    );
+    let none = parse("").expect_err("no listener");
+    assert!(
+        none.to_string()
+            .contains("node.toml: [[listener]]: the node listens nowhere")
+    );
+}
+
+#[test]
+fn refuses_namespaces_that_cannot_be() {
+    for (keys, line, parts) in [
+        (
+            "backend = \"memory\"",
+            5,
+            ["namespace.nsid", "missing"].as_slice(),
+        ),
+        (
+            "nsid = 0\nbackend = \"memory\"",
+            6,
+            &["0 is no namespace id", "from 1"],
+        ),
+        (
+            "nsid = 1",
+            5,
+            &["the backend is missing", "memory, null, file, block"],
+        ),
+        (
+            "nsid = 1\nbackend = \"tape\"",
+            7,
+            &["\"tape\" is not known here", "memory, null"],
+        ),
+        (
+            "nsid = 1\nbackend = \"memory\"",
+            7,
+            &["a memory namespace needs a size"],
+        ),
+        (
+            "nsid = 1\nbackend = \"file\"",
+            7,
+            &["a file namespace needs a path"],
+        ),
+        (
+            "nsid = 1\nbackend = \"block\"",
+            7,
+            &["a block namespace needs a path"],
+        ),
+        (
+            "nsid = 300\nbackend = \"null\"\nsize_bytes = 4096",
+            6,
+            &["above namespaces_max (256)"],
+        ),
+    ] {
+        refused(&with_namespace(keys), line, parts);
+    }
+}
+
+#[test]
+fn refuses_sizes_identities_and_keys_that_do_not_fit() {
+    for (keys, line, parts) in [
+        (
+            "nsid = 1\nbackend = \"null\"\nsize_bytes = 0",
+            8,
+            ["0 bytes make no namespace"].as_slice(),
+        ),
+        (
+            "nsid = 1\nbackend = \"null\"\nsize_bytes = 10000",
+            8,
+            &[
+                "10000 is no multiple of the block size, 4096 bytes",
+                "use 8192",
+            ],
+        ),
+        (
+            "nsid = 1\nbackend = \"null\"\nsize_bytes = 4096\nblock_size_bytes = 1000",
+            9,
+            &["blocks of 1000 bytes are not served", "use 512 or 4096"],
+        ),
+        (
+            "nsid = 1\nbackend = \"null\"\nsize_bytes = 4096\nuuid = \"x\"",
+            9,
+            &["\"x\" is no UUID", "uuidgen"],
+        ),
+        (
+            "nsid = 1\nbackend = \"memory\"\nsize_bytes = 4096\npath = \"/x\"",
+            9,
+            &["path means nothing to a memory namespace", "file, block"],
+        ),
+        (
+            "nsid = 1\nbackend = \"block\"\npath = \"/x\"\nsize_bytes = 4096",
+            9,
+            &["size_bytes means nothing to a block namespace"],
+        ),
+        (
+            "nsid = 1\nbackend = \"memory\"\nsize_bytes = 4096\nlatency_us = 5",
+            9,
+            &["latency_us means nothing to a memory namespace", "null"],
+        ),
+    ] {
+        refused(&with_namespace(keys), line, parts);
+    }
+}
+
+#[test]
+fn refuses_what_stands_in_the_file_twice() {
+    let one = "[[subsystem.namespace]]\nnsid = 1\nbackend = \"null\"\nsize_bytes = 4096\n";
+    let twice = format!("{LISTENER}{SUBSYSTEM}{one}{one}");
+    refused(
+        &twice,
+        10,
+        &[
+            "namespace id 1 is used twice in nqn.2026-01.io.example:a",
+            "line 5",
+        ],
+    );
+
+    let subsystems = format!("{LISTENER}{SUBSYSTEM}{SUBSYSTEM}");
+    refused(
+        &subsystems,
+        5,
+        &["nqn.2026-01.io.example:a is defined on line 3 already"],
+    );
+
+    let file = |nsid| {
+        format!("[[subsystem.namespace]]\nnsid = {nsid}\nbackend = \"file\"\npath = \"x.img\"\n")
+    };
+    let files = format!("{LISTENER}{SUBSYSTEM}{}{}", file(1), file(2));
+    refused(
+        &files,
+        9,
+        &["x.img is kept by the namespace on line 5 already"],
+    );
+}
+
+#[test]
+fn refuses_bad_names_of_subsystems_and_hosts() {
+    for (keys, parts) in [
+        (
+            "serial = \"x\"",
+            ["subsystem.nqn", "the NQN is missing"].as_slice(),
+        ),
+        (
+            "nqn = \"training\"",
+            &["\"training\" is no NQN", "begin with `nqn.`"],
+        ),
+        (
+            "nqn = \"nqn.2014-08.org.nvmexpress.discovery\"",
+            &["discovery subsystem is built in"],
+        ),
+        (
+            "nqn = \"nqn.2026-01.io.e:a\"\nhosts = [\"me\"]",
+            &["subsystem.hosts", "\"me\" is no NQN"],
+        ),
+        (
+            "nqn = \"nqn.2026-01.io.e:a\"\nserial = \"123456789012345678901\"",
+            &["subsystem.serial", "1 to 20 printable"],
+        ),
+        (
+            "nqn = \"nqn.2026-01.io.e:a\"\nmodel = \"Ä\"",
+            &["subsystem.model", "1 to 40"],
+        ),
+    ] {
+        let text = format!("{LISTENER}[[subsystem]]\n{keys}\n");
+        let message = parse(&text).expect_err(&text).to_string();
+        for part in parts {
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+        }
+    }
+}
+
+#[test]
+fn tells_everything_that_is_wrong_in_the_order_of_the_file() {
+    let text = format!("[tcp]\nr2t_max = 0\nmdts_bytes = 5\n{LISTENER}[[subsystem]]\n");
+    let lines: Vec<_> = parse(&text)
+        .expect_err("wrong")
+        .0
+        .iter()
+        .map(|problem| problem.line)
+        .collect();
+    assert_eq!(lines, [Some(2), Some(3), Some(3), Some(6)]);
+}
+
+#[test]
+fn the_summary_names_what_will_run() {
+    let config = parse(&with_namespace(
+        "nsid = 1\nbackend = \"memory\"\nsize_bytes = 8192\n",
+    ));
+    let summary = config.expect("sound").to_string();
+    for part in [
+        "node.toml is sound",
+        "tcp 127.0.0.1:4420",
+        "1: memory, 8192 bytes",
+        "no host",
+    ] {
+        assert!(summary.contains(part), "{summary}");
+    }
+}
+
+/// The keys that serde knows in the table that `header` opens, read off its own error message.
+fn keys_of(header: &str) -> Vec<String> {
+    let text = format!("{header}\nzzz = 1\n");
+    let error = toml::from_str::<schema::Root>(&text).expect_err("zzz is unknown");
+    let (_, known) = problem::unknown_field(error.message()).expect("serde's wording");
+    known.into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_example_documents_every_key() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/node.toml");
+    let text = std::fs::read_to_string(&path).expect("configs/node.toml");
+    let config = Config::parse(&path, &text, &machine()).expect("the example is sound");
+    let bare = parse(LISTENER).expect("defaults");
+    assert_eq!(config.node, bare.node);
+    assert_eq!(config.reactors, bare.reactors);
+    assert_eq!(config.log, bare.log);
+    assert_eq!(config.tcp, bare.tcp);
+
+    for (table, header) in [
+        ("node", "[node]"),
+        ("reactors", "[reactors]"),
+        ("log", "[log]"),
+        ("metrics", "[metrics]"),
+        ("tcp", "[tcp]"),
+        ("listener", "[[listener]]"),
+        ("subsystem", "[[subsystem]]"),
+        ("namespace", "[[subsystem]]\n[[subsystem.namespace]]"),
+    ] {
+        for key in keys_of(header) {
+            assert!(documented(&text, &key), "[{table}] {key} is not documented");
+        }
+    }
+    for table in keys_of("") {
+        assert!(
+            text.contains(&format!("[{table}]")),
+            "[{table}] is not documented"
+        );
+    }
+}
+
+/// Whether a line (a commented one counts) sets `key`, or opens it as a table, under a comment
+/// that tells a default or that there is none.
+fn documented(text: &str, key: &str) -> bool {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.iter().enumerate().any(|(index, line)| {
+        let bare = line.trim_start_matches("# ");
+        if bare.starts_with(&format!("[[subsystem.{key}]]")) {
+            return true;
+        }
+        let comment: Vec<&str> = lines[..index]
+            .iter()
+            .rev()
+            .take_while(|above| above.starts_with('#'))
+            .copied()
+            .collect();
+        bare.starts_with(&format!("{key} = "))
+            && comment.join(" ").to_lowercase().contains("default")
+    })
+}

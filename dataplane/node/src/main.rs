@@ -1,0 +1,2 @@
+//! `penstock-node`: see the library.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Metrics and health over HTTP.
+
+pub mod http;
