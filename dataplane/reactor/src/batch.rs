@@ -27,6 +27,8 @@ pub(crate) struct Storage {
 pub struct SendBatch(Option<Box<Storage>>);
 
 thread_local! {
+    // Boxes, so that taking and giving back moves a pointer and not the storage.
+    #[allow(clippy::vec_box)]
     static SPARE: RefCell<Vec<Box<Storage>>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -1,5 +1,5 @@
 //! Streams on a real reactor against plain blocking sockets.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};

@@ -1,5 +1,5 @@
 //! Tasks, timers, wake-ups from other threads, the stall detector.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, mpsc};
