@@ -1,0 +1,247 @@
+//! A virtual machine under QEMU's translator, with a control channel into it.
+
+use crate::channel::{Answer, Channel, Job};
+use crate::error::{IoContext, LabError, Result};
+use crate::lab::Lab;
+use crate::process::Owned;
+use crate::transcript::{Source, Transcript};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Where the guest reaches this machine's 127.0.0.1.
+pub const HOST_ADDRESS: &str = "10.0.2.2";
+
+const MEMORY_MIB: u32 = 1024;
+const PROCESSORS: u32 = 2;
+
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// Kernel settings: console to the log, stop at an oops, and none of the defences that only slow an
+/// emulated machine down.
+const KERNEL_LINE: &str = "console=ttyS0 panic=-1 oops=panic mitigations=off random.trust_cpu=on \
+                           nokaslr rcupdate.rcu_expedited=1 tsc=reliable rdinit=/init";
+
+/// A running guest; dropping it ends QEMU.
+pub struct Guest {
+    qemu: Owned,
+    channel: Channel,
+    log: Transcript,
+    _dir: TempDir,
+}
+
+impl Guest {
+    /// Boots a guest and waits until it takes commands.
+    ///
+    /// # Errors
+    /// QEMU does not start, or the guest is not ready in time.
+    pub fn boot(lab: &Lab, log: &Transcript) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("penstock-lab-").tempdir();
+        let dir = dir.doing(|| "create a temporary directory".into())?;
+        let socket = dir.path().join("control");
+        let mut command = qemu(lab, &format!("{KERNEL_LINE} loglevel=6"))?;
+        command.args(["-serial", "stdio", "-device", "virtio-serial-pci"]);
+        command.arg("-chardev").arg(format!(
+            "socket,id=control,path={},server=on,wait=off",
+            socket.display()
+        ));
+        command.args([
+            "-device",
+            "virtserialport,chardev=control,name=penstock.control",
+        ]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        log.say(Source::Lab, "boot a guest");
+        let mut qemu = Owned::spawn(&mut command, "QEMU")?;
+        if let Some(out) = qemu.child().stdout.take() {
+            log.follow(Source::Guest, out);
+        }
+        if let Some(err) = qemu.child().stderr.take() {
+            log.follow(Source::Qemu, err);
+        }
+        let stream = connect(&socket, &mut qemu)?;
+        let mut guest = Self {
+            qemu,
+            channel: Channel::new(stream)?,
+            log: log.clone(),
+            _dir: dir,
+        };
+        guest.run_within("uname -r", BOOT_LIMIT)?;
+        Ok(guest)
+    }
+
+    /// Runs shell text in the guest and returns what it printed.
+    ///
+    /// # Errors
+    /// A status other than 0, more than a minute, or a lost guest.
+    pub fn run(&mut self, script: &str) -> Result<String> {
+        self.run_within(script, COMMAND_LIMIT)
+    }
+
+    /// As [`Guest::run`], with its own limit.
+    ///
+    /// # Errors
+    /// As [`Guest::run`].
+    pub fn run_within(&mut self, script: &str, limit: Duration) -> Result<String> {
+        let answer = self.ask(script, limit)?;
+        if answer.status == 0 {
+            return Ok(answer.output);
+        }
+        Err(LabError::Guest {
+            command: script.to_owned(),
+            status: answer.status,
+            output: crate::error::tail(&answer.output, 4_000).trim().to_owned(),
+        })
+    }
+
+    /// Runs shell text in the guest, whatever its exit status.
+    ///
+    /// # Errors
+    /// The limit passed, or the guest is lost.
+    pub fn ask(&mut self, script: &str, limit: Duration) -> Result<Answer> {
+        let begun = Instant::now();
+        let answer = self.start(script, limit)?.answer();
+        let log = &self.log;
+        match &answer {
+            Ok(answer) => {
+                log.say(Source::Lab, &answer.output);
+                let took = begun.elapsed().as_millis();
+                log.say(Source::Lab, &format!("= {} after {took} ms", answer.status));
+            }
+            Err(err) => log.say(Source::Lab, &format!("= {err}")),
+        }
+        answer
+    }
+
+    /// Begins shell text in the guest without waiting for it.
+    ///
+    /// # Errors
+    /// The guest is lost.
+    pub fn start(&mut self, script: &str, limit: Duration) -> Result<Job> {
+        self.log.say(Source::Lab, &format!("$ {script}"));
+        self.channel.start(script, limit)
+    }
+
+    /// Waits in the guest until shell text `condition` succeeds.
+    ///
+    /// # Errors
+    /// It did not within `limit`; `what` says what was waited for.
+    pub fn wait_until(&mut self, what: &str, condition: &str, limit: Duration) -> Result<()> {
+        let script = format!("until {condition}; do sleep 0.05; done");
+        let answer = self.ask(&script, limit)?;
+        if answer.status == 0 {
+            return Ok(());
+        }
+        Err(LabError::TimedOut {
+            what: what.to_owned(),
+            after: limit,
+        })
+    }
+
+    /// Writes a step into the log.
+    pub fn note(&self, text: &str) {
+        self.log.say(Source::Lab, &format!("# {text}"));
+    }
+
+    /// Fails if the guest's kernel has complained of itself.
+    ///
+    /// # Errors
+    /// [`LabError::Check`] with the kind of complaint.
+    pub fn check_health(&mut self) -> Result<()> {
+        if self.qemu.ended()?.is_some() {
+            return Err(LabError::Gone(
+                "QEMU ended; its console is in the log".into(),
+            ));
+        }
+        for sign in [
+            "BUG:",
+            "WARNING: CPU",
+            "Oops",
+            "Kernel panic",
+            "blocked for more than",
+        ] {
+            if self.log.has(Source::Guest, sign) {
+                return Err(LabError::Check(format!(
+                    "the guest's kernel reports \"{sign}\" (see the log)"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Boots a guest whose console is this terminal and returns when it powers off.
+///
+/// # Errors
+/// QEMU does not start or fails.
+pub fn shell(lab: &Lab) -> Result<()> {
+    let mut command = qemu(lab, &format!("{KERNEL_LINE} loglevel=4 lab.shell=1"))?;
+    command.args(["-serial", "mon:stdio"]);
+    command.stdin(Stdio::inherit());
+    let mut qemu = Owned::spawn(&mut command, "QEMU")?;
+    let status = qemu.child().wait().doing(|| "wait for QEMU".into())?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(LabError::Gone(format!("QEMU ended with {status}")))
+}
+
+fn qemu(lab: &Lab, kernel_line: &str) -> Result<Command> {
+    let mut command = lab
+        .qemu
+        .command("qemu-system-x86_64", "qemu-system-x86_64")?;
+    for dir in ["usr/share/qemu", "usr/share/seabios"] {
+        command.arg("-L").arg(lab.qemu.dir().join(dir));
+    }
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
+    command.args([
+        "-machine",
+        "q35",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+    ]);
+    command.args([
+        "-smp",
+        &PROCESSORS.to_string(),
+        "-m",
+        &MEMORY_MIB.to_string(),
+    ]);
+    command.arg("-kernel").arg(&lab.kernel);
+    command.arg("-initrd").arg(&lab.initramfs);
+    command.args(["-append", kernel_line]);
+    command.args(["-netdev", "user,id=net0,ipv6=off"]);
+    command.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
+    Ok(command)
+}
+
+fn connect(socket: &Path, qemu: &mut Owned) -> Result<UnixStream> {
+    let limit = Duration::from_secs(20);
+    let until = Instant::now() + limit;
+    loop {
+        if let Ok(stream) = UnixStream::connect(socket) {
+            return Ok(stream);
+        }
+        if let Some(status) = qemu.ended()? {
+            return Err(LabError::Gone(format!(
+                "QEMU ended with {status} before the guest ran; what it said is in the log"
+            )));
+        }
+        if Instant::now() >= until {
+            return Err(LabError::TimedOut {
+                what: "QEMU's control socket".into(),
+                after: limit,
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,136 @@
+//! The lab's command line.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use penstock_hwtests::cache;
+use penstock_hwtests::lab::Lab;
+use penstock_hwtests::runner::{self, Report, Verdict};
+use penstock_hwtests::scenarios::{ALL, Scenario};
+use penstock_hwtests::{error::LabError, guest};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Boots real Linux hosts in QEMU and tests a Penstock node with them.
+#[derive(Parser)]
+#[command(name = "penstock-hwtests")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lists the tests.
+    List,
+    /// Fetches and builds what guests need, and stops there.
+    Prepare,
+    /// Runs the named tests.
+    Run {
+        /// Names as `list` shows them.
+        #[arg(required = true)]
+        tests: Vec<String>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Runs every test.
+    RunAll {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Boots a guest with this terminal as its console.
+    Shell,
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// How many guests run at once.
+    #[arg(long, default_value_t = 2)]
+    guests: usize,
+    /// Where the logs go; default: `logs` in the cache.
+    #[arg(long)]
+    logs_dir: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match act(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(err) => {
+            say(&format!("error: {err:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(command: Command) -> Result<bool> {
+    match command {
+        Command::List => {
+            for scenario in ALL {
+                say(&format!("{:<18} {}", scenario.name, scenario.about));
+            }
+            Ok(true)
+        }
+        Command::Prepare => Ok(prepare().map(|_| true)?),
+        Command::Run { tests, options } => run(&chosen(&tests)?, &options),
+        Command::RunAll { options } => run(ALL, &options),
+        Command::Shell => {
+            guest::shell(&prepare()?)?;
+            Ok(true)
+        }
+    }
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
+    let find = |name: &String| {
+        let found = ALL.iter().find(|scenario| scenario.name == name);
+        found
+            .copied()
+            .with_context(|| format!("no test is called `{name}`; see `list`"))
+    };
+    names.iter().map(find).collect()
+}
+
+fn prepare() -> Result<Lab, LabError> {
+    Lab::prepare(&|step| say(&format!("lab: {step}")))
+}
+
+fn run(scenarios: &[Scenario], options: &Options) -> Result<bool> {
+    let lab = match prepare() {
+        Ok(lab) => lab,
+        Err(LabError::Skip(why)) => {
+            say(&format!("skipped: {why}"));
+            say(&format!("0 passed, 0 failed, {} skipped", scenarios.len()));
+            return Ok(true);
+        }
+        Err(err) => return Err(err.into()),
+    };
+    let logs = match &options.logs_dir {
+        Some(dir) => dir.clone(),
+        None => cache::place_of_logs().context("no place for the logs; give --logs-dir")?,
+    };
+    if options.guests == 0 {
+        bail!("--guests must be at least 1");
+    }
+    let totals = runner::run(&lab, scenarios, options.guests, &logs, &tell)?;
+    say(&totals.to_string());
+    Ok(totals.failed == 0)
+}
+
+fn tell(report: &Report) {
+    let (name, seconds) = (report.name, report.took.as_secs_f64());
+    match &report.verdict {
+        Verdict::Passed => say(&format!("passed   {name:<18} {seconds:6.1} s")),
+        Verdict::Skipped(why) => say(&format!("skipped: {name}: {why}")),
+        Verdict::Failed(why) => say(&format!("FAILED   {name:<18} {seconds:6.1} s: {why}")),
+    }
+}
+
+/// Results go to standard output; a reader that has gone away is no reason to fail.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}

@@ -1,0 +1,57 @@
+//! Verified data with many sizes in flight.
+
+use crate::bench::{Bench, disk};
+use crate::error::{Result, check};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A `fio` command that writes `size` with checksums in every block and reads all of it back.
+///
+/// `least` is the device's block size; requests are from that to 1 MiB, at random places.
+pub(super) fn verified(device: &str, least: &str, size: &str, more: &str) -> String {
+    format!(
+        "fio --name=verified --filename={device} --ioengine=libaio --direct=1 --rw=randwrite \
+         --bsrange={least}-1m --size={size} --iodepth=16 --verify=crc32c --verify_fatal=1 \
+         --do_verify=1 --group_reporting {more} 2>&1"
+    )
+}
+
+pub(super) fn fio(bench: &mut Bench) -> Result<()> {
+    bench.connect("")?;
+    bench.wait_for_disk(2)?;
+    bench
+        .guest
+        .run_within(&verified(&disk(1), "512", "32m", ""), LIMIT)?;
+    bench
+        .guest
+        .run_within(&verified(&disk(2), "4k", "48m", ""), LIMIT)?;
+    bench.note("small requests, and both namespaces at once");
+    let small = verified(&disk(1), "512", "4m", "--bsrange=512-16k --iodepth=64");
+    let large = verified(&disk(2), "4k", "32m", "--bsrange=256k-1m");
+    let first = bench.guest.start(&small, LIMIT)?;
+    let second = bench.guest.start(&large, LIMIT)?;
+    first.wait()?;
+    second.wait()?;
+    bench.disconnect()
+}
+
+pub(super) fn digests(bench: &mut Bench) -> Result<()> {
+    let said = bench.connect("--hdr-digest --data-digest -v -v -v")?;
+    check(
+        said.contains("hdr_digest") && said.contains("data_digest"),
+        || format!("nvme-cli did not ask for both digests: {said}"),
+    )?;
+    bench.wait_for_disk(2)?;
+    bench
+        .guest
+        .run_within(&verified(&disk(1), "512", "24m", ""), LIMIT)?;
+    bench
+        .guest
+        .run_within(&verified(&disk(2), "4k", "24m", ""), LIMIT)?;
+    let complaints = bench.guest.run("dmesg | grep -i digest || true")?;
+    check(complaints.is_empty(), || {
+        format!("the host complains: {complaints}")
+    })?;
+    bench.disconnect()
+}
