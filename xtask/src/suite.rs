@@ -1,0 +1,288 @@
+//! `cargo xtask test`: every check of the project, one summary.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::{build, packages, say};
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Leave out the machine lab (Linux guests in QEMU); the summary says so.
+    #[arg(long)]
+    no_lab: bool,
+}
+
+/// How many tests ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+/// How the tests in a stage's output are counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The stage is one test.
+    One,
+    /// Rust's test harness.
+    Harness,
+    /// The lab: its last line counts.
+    Lab,
+}
+
+struct Stage {
+    name: &'static str,
+    command: Command,
+    form: Form,
+}
+
+struct Outcome {
+    name: &'static str,
+    counts: Counts,
+    took: Duration,
+}
+
+/// Runs every stage, whatever the others say, and sums up.
+///
+/// # Errors
+/// A stage cannot be started, or the build lacks something that cannot be installed.
+pub fn run(options: &Options) -> Result<bool> {
+    packages::ensure()?;
+    let mut outcomes = Vec::new();
+    for stage in stages() {
+        if stage.form == Form::Lab && options.no_lab {
+            say("\n==== lab\nskipped: the machine lab, by --no-lab");
+            let counts = Counts {
+                skipped: 1,
+                ..Counts::default()
+            };
+            outcomes.push(Outcome {
+                name: stage.name,
+                counts,
+                took: Duration::ZERO,
+            });
+            continue;
+        }
+        outcomes.push(run_stage(stage)?);
+    }
+    Ok(sum_up(&outcomes))
+}
+
+fn stages() -> Vec<Stage> {
+    let one = |name, command| Stage {
+        name,
+        command,
+        form: Form::One,
+    };
+    let mut doc = build::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    let clippy: &[&str] = &[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    // Programs first: tests and the lab start those that lie beside them.
+    let test: &[&str] = &[
+        "test",
+        "--workspace",
+        "--no-fail-fast",
+        "--",
+        "--show-output",
+    ];
+    let lab: &[&str] = &[
+        "run",
+        "--quiet",
+        "--package",
+        "penstock-hwtests",
+        "--",
+        "run-all",
+    ];
+    vec![
+        one("format", build::cargo(&["fmt", "--all", "--check"])),
+        one("lints", build::cargo(clippy)),
+        one("documentation", doc),
+        one(
+            "programs",
+            build::cargo(&["build", "--workspace", "--bins", "--quiet"]),
+        ),
+        Stage {
+            name: "tests",
+            command: build::cargo(test),
+            form: Form::Harness,
+        },
+        Stage {
+            name: "lab",
+            command: build::cargo(lab),
+            form: Form::Lab,
+        },
+    ]
+}
+
+fn run_stage(mut stage: Stage) -> Result<Outcome> {
+    say(&format!("\n==== {}", stage.name));
+    let begun = Instant::now();
+    let mut child = stage
+        .command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {:?}", stage.command.get_program()))?;
+    let mut counts = Counts::default();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            let line = line.context("cannot read what the stage says")?;
+            count(&line, stage.form, &mut counts);
+            if shown(&line, stage.form) {
+                say(&line);
+            }
+        }
+    }
+    let status = child.wait().context("cannot wait for the stage")?;
+    match (stage.form, status.success()) {
+        (Form::One, true) => counts.passed = 1,
+        (Form::One, false) => counts.failed = 1,
+        // It broke off without counting, for instance because it does not compile.
+        (_, false) if counts.failed == 0 => counts.failed = 1,
+        _ => {}
+    }
+    // A test that says it skipped has been counted as passed by the harness.
+    if stage.form == Form::Harness {
+        counts.passed = counts.passed.saturating_sub(counts.skipped);
+    }
+    Ok(Outcome {
+        name: stage.name,
+        counts,
+        took: begun.elapsed(),
+    })
+}
+
+/// Passed tests are not shown one by one: thousands of lines hide the few that matter.
+fn shown(line: &str, form: Form) -> bool {
+    form != Form::Harness || !(line.starts_with("test ") && line.ends_with(" ... ok"))
+}
+
+fn count(line: &str, form: Form, counts: &mut Counts) {
+    match form {
+        Form::One => {}
+        Form::Harness => {
+            if let Some(result) = line.trim().strip_prefix("test result: ") {
+                counts.passed += number_before(result, " passed");
+                counts.failed += number_before(result, " failed");
+                counts.skipped += number_before(result, " ignored");
+                counts.passed += number_before(result, " ignored");
+            } else if line.trim_start().starts_with("skipped: ") {
+                counts.skipped += 1;
+            }
+        }
+        Form::Lab => {
+            let numbers = ["passed", "failed", "skipped"];
+            if numbers
+                .iter()
+                .all(|word| line.contains(&format!(" {word}")))
+            {
+                counts.passed = number_before(line, " passed");
+                counts.failed = number_before(line, " failed");
+                counts.skipped = number_before(line, " skipped");
+            }
+        }
+    }
+}
+
+/// The number that stands before `word`; 0 where there is none.
+fn number_before(line: &str, word: &str) -> u64 {
+    let before = line
+        .split(word)
+        .next()
+        .filter(|before| before.len() < line.len());
+    let digits = before.and_then(|before| before.rsplit([' ', ';', ',']).next());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+fn sum_up(outcomes: &[Outcome]) -> bool {
+    say("\n==== summary");
+    let mut total = Counts::default();
+    for Outcome { name, counts, took } in outcomes {
+        say(&format!("{name:<14} {counts}, {:.0} s", took.as_secs_f64()));
+        total.passed += counts.passed;
+        total.failed += counts.failed;
+        total.skipped += counts.skipped;
+    }
+    say(&total.to_string());
+    total.failed == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(lines: &[&str], form: Form) -> Counts {
+        let mut counts = Counts::default();
+        lines.iter().for_each(|line| count(line, form, &mut counts));
+        counts
+    }
+
+    #[test]
+    fn the_harness_is_counted() {
+        let counts = counted(
+            &[
+                "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out",
+                "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
+                "skipped: no block device to spare",
+                "test a::b ... ok",
+            ],
+            Form::Harness,
+        );
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 16,
+                failed: 2,
+                skipped: 2
+            }
+        );
+    }
+
+    #[test]
+    fn the_lab_is_counted_by_its_last_line() {
+        let lines = [
+            "passed   xfs    9.0 s",
+            "skipped: fio: not there",
+            "11 passed, 1 failed, 2 skipped",
+        ];
+        assert_eq!(
+            counted(&lines, Form::Lab),
+            Counts {
+                passed: 11,
+                failed: 1,
+                skipped: 2
+            }
+        );
+    }
+
+    #[test]
+    fn only_passing_tests_are_hidden() {
+        assert!(!shown("test a::b ... ok", Form::Harness));
+        assert!(shown("test a::b ... FAILED", Form::Harness));
+        assert!(shown("passed   xfs    9.0 s", Form::Lab));
+    }
+}

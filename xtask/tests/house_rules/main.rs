@@ -1,0 +1,9 @@
+//! The house rules, kept by tests: who may use whom, where `unsafe` may stand, how long a file may
+//! be, which calls are banned, what lies at the top level.
+
+#![forbid(unsafe_code)]
+
+mod dependencies;
+mod sources;
+mod text;
+mod tree;
