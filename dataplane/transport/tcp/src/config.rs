@@ -1,0 +1,199 @@
+//! Settings of the transport, with their limits.
+
+/// Settings of the NVMe/TCP transport. [`TcpConfig::default`] suits most; [`TcpConfig::check`]
+/// tells whether values are inside their limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// Most data in an I/O command capsule, in bytes: what Identify's IOCCSZ announces (TCP 1.1,
+    /// 3.3.1). 0 to 1 MiB, a multiple of 16. Admin and Connect capsules may always carry 8 KiB.
+    pub in_capsule_data_bytes: u32,
+    /// Most data in one H2CData PDU, in bytes: MAXH2CDATA of ICResp. 4 KiB to 16 MiB, a multiple
+    /// of 4 (TCP 1.1, 3.6.2.3).
+    pub h2c_data_max_bytes: u32,
+    /// Most data one R2T asks for, in bytes. 4 KiB to 16 MiB, a multiple of 4. A host that allows
+    /// only one R2T at a time waits a round trip for each piece of this size.
+    pub r2t_max_bytes: u32,
+    /// Most R2Ts outstanding for a command; the host's MAXR2T is honoured as well. 1 to 4.
+    pub r2t_outstanding_max: u8,
+    /// Most data in one C2HData PDU, in bytes; longer payloads are split. 4 KiB to 1 GiB, a
+    /// multiple of 4.
+    pub c2h_data_max_bytes: u32,
+    /// Whether a successful read's C2HData carries the success flag and no response capsule follows
+    /// (TCP 1.1, 3.6.2.9). With SQ flow control on, a response still goes out every quarter of the
+    /// queue, so that the host learns of the head pointer.
+    pub c2h_success: bool,
+    /// Whether a header digest is granted to hosts that ask for it.
+    pub header_digest: bool,
+    /// Whether a data digest is granted to hosts that ask for it.
+    pub data_digest: bool,
+    /// From how many bytes on the rest of a transfer is received straight into payload memory
+    /// instead of through a shared receive buffer, in bytes. 512 or more.
+    pub direct_receive_min_bytes: u32,
+    /// How many commands may be outstanding before Connect has told the queue's size. 1 to 64.
+    pub commands_before_connect_max: u16,
+    /// While more than this is queued for sending, in bytes, no further command is taken from the
+    /// connection: a host that does not read cannot hoard payload memory. 64 KiB or more.
+    pub send_queue_max_bytes: u32,
+    /// While commands waiting for the host's data hold more than this, in bytes, further ones of
+    /// the connection wait before they get memory. 64 KiB or more.
+    pub fetch_max_bytes: u32,
+    /// While in-capsule data that no command has taken up yet exceeds this, in bytes, no further
+    /// command is taken from the connection. 8 KiB or more.
+    pub capsule_stash_max_bytes: u32,
+    /// How long a new connection may take to send its ICReq, in milliseconds. 100 or more.
+    pub icreq_timeout_ms: u32,
+    /// How long a connection may take from ICReq to a successful Connect, in milliseconds.
+    /// 100 or more.
+    pub connect_timeout_ms: u32,
+    /// How long a host may take to finish a transfer it owes (the rest of a PDU, the data of an
+    /// R2T), in milliseconds. 100 or more.
+    pub transfer_timeout_ms: u32,
+    /// How long a host may refuse to read what is sent to it, in milliseconds. 100 or more.
+    pub send_timeout_ms: u32,
+    /// How long a closed connection stays so that the host can read the last PDU, in milliseconds.
+    pub linger_ms: u32,
+}
+
+impl Default for TcpConfig {
+    fn default() -> TcpConfig {
+        TcpConfig {
+            in_capsule_data_bytes: 8 << 10,
+            h2c_data_max_bytes: 256 << 10,
+            r2t_max_bytes: 1 << 20,
+            r2t_outstanding_max: 4,
+            c2h_data_max_bytes: 1 << 20,
+            c2h_success: true,
+            header_digest: true,
+            data_digest: true,
+            direct_receive_min_bytes: 16 << 10,
+            commands_before_connect_max: 4,
+            send_queue_max_bytes: 4 << 20,
+            fetch_max_bytes: 16 << 20,
+            capsule_stash_max_bytes: 64 << 10,
+            icreq_timeout_ms: 10_000,
+            connect_timeout_ms: 10_000,
+            transfer_timeout_ms: 30_000,
+            send_timeout_ms: 30_000,
+            linger_ms: 1_000,
+        }
+    }
+}
+
+/// A setting outside its limits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} is {value}; use {limits}")]
+pub struct ConfigError {
+    /// The field of [`TcpConfig`].
+    pub key: &'static str,
+    /// What it was.
+    pub value: u64,
+    /// What is allowed.
+    pub limits: &'static str,
+}
+
+impl TcpConfig {
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// The first setting outside its limits.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        const PIECE: &str = "4096 to 16777216, a multiple of 4";
+        const TIME: &str = "100 or more";
+        let piece = |v: u32| (4096..=16 << 20).contains(&v) && v.is_multiple_of(4);
+        let capsule = self.in_capsule_data_bytes;
+        let checks: [(&'static str, u32, bool, &'static str); 14] = [
+            (
+                "in_capsule_data_bytes",
+                capsule,
+                capsule <= 1 << 20 && capsule.is_multiple_of(16),
+                "0 to 1048576, a multiple of 16",
+            ),
+            ("h2c_data_max_bytes", self.h2c_data_max_bytes, piece(self.h2c_data_max_bytes), PIECE),
+            ("r2t_max_bytes", self.r2t_max_bytes, piece(self.r2t_max_bytes), PIECE),
+            (
+                "r2t_outstanding_max",
+                u32::from(self.r2t_outstanding_max),
+                (1..=4).contains(&self.r2t_outstanding_max),
+                "1 to 4",
+            ),
+            (
+                "c2h_data_max_bytes",
+                self.c2h_data_max_bytes,
+                (4096..=1 << 30).contains(&self.c2h_data_max_bytes)
+                    && self.c2h_data_max_bytes.is_multiple_of(4),
+                "4096 to 1073741824, a multiple of 4",
+            ),
+            (
+                "direct_receive_min_bytes",
+                self.direct_receive_min_bytes,
+                self.direct_receive_min_bytes >= 512,
+                "512 or more",
+            ),
+            (
+                "commands_before_connect_max",
+                u32::from(self.commands_before_connect_max),
+                (1..=64).contains(&self.commands_before_connect_max),
+                "1 to 64",
+            ),
+            (
+                "send_queue_max_bytes",
+                self.send_queue_max_bytes,
+                self.send_queue_max_bytes >= 64 << 10,
+                "65536 or more",
+            ),
+            ("fetch_max_bytes", self.fetch_max_bytes, self.fetch_max_bytes >= 64 << 10, "65536 or more"),
+            (
+                "capsule_stash_max_bytes",
+                self.capsule_stash_max_bytes,
+                self.capsule_stash_max_bytes >= 8 << 10,
+                "8192 or more",
+            ),
+            ("icreq_timeout_ms", self.icreq_timeout_ms, self.icreq_timeout_ms >= 100, TIME),
+            ("connect_timeout_ms", self.connect_timeout_ms, self.connect_timeout_ms >= 100, TIME),
+            ("transfer_timeout_ms", self.transfer_timeout_ms, self.transfer_timeout_ms >= 100, TIME),
+            ("send_timeout_ms", self.send_timeout_ms, self.send_timeout_ms >= 100, TIME),
+        ];
+        for (key, value, good, limits) in checks {
+            if !good {
+                return Err(ConfigError { key, value: u64::from(value), limits });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_inside_their_limits() {
+        assert_eq!(TcpConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn each_limit_is_kept() {
+        let bad: [fn(&mut TcpConfig); 14] = [
+            |c| c.in_capsule_data_bytes = 8193,
+            |c| c.h2c_data_max_bytes = 4095,
+            |c| c.r2t_max_bytes = 0,
+            |c| c.r2t_outstanding_max = 5,
+            |c| c.c2h_data_max_bytes = 4098,
+            |c| c.direct_receive_min_bytes = 0,
+            |c| c.commands_before_connect_max = 0,
+            |c| c.send_queue_max_bytes = 0,
+            |c| c.fetch_max_bytes = 1,
+            |c| c.capsule_stash_max_bytes = 0,
+            |c| c.icreq_timeout_ms = 0,
+            |c| c.connect_timeout_ms = 99,
+            |c| c.transfer_timeout_ms = 0,
+            |c| c.send_timeout_ms = 0,
+        ];
+        for (i, spoil) in bad.iter().enumerate() {
+            let mut config = TcpConfig::default();
+            spoil(&mut config);
+            let error = config.check().expect_err("limit");
+            assert!(error.to_string().contains(error.key), "{i}: {error}");
+        }
+    }
+}
