@@ -119,4 +119,9 @@ pub trait Handler: 'static {
 
     /// The connection is gone; commands in flight are being dropped.
     fn closed(&self);
+
+    /// NQN of the host, once a Connect has named it: for the transport's log.
+    fn host_nqn(&self) -> Option<String> {
+        None
+    }
 }
