@@ -48,7 +48,7 @@ events! {
     FIRMWARE_ACTIVATION = Notice, 0x01, 0x03, "Firmware Activation Starting";
     TELEMETRY_CHANGED = Notice, 0x02, 0x08, "Telemetry Log Changed";
     ANA_CHANGED = Notice, 0x03, 0x0c, "Asymmetric Namespace Access Change";
-    SUBSYSTEM_NORMAL_SHUTDOWN = Notice, 0x08, 0x00, "Normal NVM Subsystem Shutdown";
+    SUBSYSTEM_NORMAL_SHUTDOWN = Immediate, 0x00, 0x00, "NVM Subsystem Normal Shutdown";
     DISCOVERY_CHANGED = Notice, 0xf0, 0x70, "Discovery Log Page Change";
 }
 

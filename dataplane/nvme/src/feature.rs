@@ -69,7 +69,7 @@ pub const CAPABILITY_NAMESPACE: u32 = 1 << 1;
 /// Supported capabilities bit: changeable.
 pub const CAPABILITY_CHANGEABLE: u32 = 1 << 2;
 
-/// Number of Queues (Base 2.1, 5.1.25.1.5), counted from one, the admin queue not counted.
+/// Number of Queues (Base 2.1, 5.1.25), counted from one, the admin queue not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NumberOfQueues {
     /// I/O submission queues.
@@ -214,11 +214,11 @@ impl ErrorRecovery {
 pub const VWC_ENABLE: u32 = 1 << 0;
 
 /// Bit of the Write Atomicity Normal value: AWUN and NAWUN need not be honoured
-/// (NVM 1.1, 4.1.3.4).
+/// (NVM 1.1, 4.1.3.3).
 pub const WRITE_ATOMICITY_DISABLE: u32 = 1 << 0;
 
 /// Asynchronous Event Configuration; the same bits as Identify Controller's OAES
-/// (Base 2.1, 5.1.25.1.6).
+/// (Base 2.1, 5.1.25.1.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AsyncEventConfig(pub u32);
 
@@ -271,7 +271,7 @@ pub struct HostBehavior {
 }
 layout!(HostBehavior, 512, acre @ 0, etdas @ 1, lbafee @ 2, hdisns @ 3, cdfe @ 4, reserved6 @ 6);
 
-/// Timestamp, the data of the feature (Base 2.1, 5.1.25.1.8).
+/// Timestamp, the data of the feature (Base 2.1, 5.1.25.1.7).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]

@@ -8,7 +8,7 @@ use crate::sqe::Sqe;
 use crate::wire::{Le32, Le64};
 
 /// What Read, Write, Compare, Verify and Write Zeroes have in common: a range of blocks and how to
-/// treat it (NVM 1.1, 3.3.2 to 3.3.8).
+/// treat it (NVM 1.1, 3.3.1 to 3.3.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockRange {
     /// First block.

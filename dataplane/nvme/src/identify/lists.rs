@@ -144,7 +144,7 @@ pub fn decode_namespace_descriptors(
     })
 }
 
-/// Primary Controller Capabilities, CNS 14h, the part this crate names (Base 2.1, 5.1.13.2.13).
+/// Primary Controller Capabilities, CNS 14h, the part this crate names (Base 2.1, 5.1.13).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -202,7 +202,7 @@ pub struct NvmSetList {
 }
 layout!(NvmSetList, 4096, count @ 0, sets @ 128);
 
-/// Endurance Group List, CNS 19h (Base 2.1, 5.1.13.2.17).
+/// Endurance Group List, CNS 19h (Base 2.1, 5.1.13.2.16).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -215,7 +215,7 @@ pub struct EnduranceGroupList {
 }
 layout!(EnduranceGroupList, 4096, count @ 0, endgid @ 2);
 
-/// UUID list entry (Base 2.1, 5.1.13.2.15).
+/// UUID list entry (Base 2.1, 5.1.13.2.14).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -230,7 +230,7 @@ pub struct UuidEntry {
 }
 layout!(UuidEntry, 32, header @ 0, uuid @ 16);
 
-/// UUID List, CNS 17h (Base 2.1, 5.1.13.2.15).
+/// UUID List, CNS 17h (Base 2.1, 5.1.13.2.14).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]

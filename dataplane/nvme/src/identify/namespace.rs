@@ -1,4 +1,4 @@
-//! Identify structures of namespaces (NVM 1.1, 4.1.5.1 to 4.1.5.3; Base 2.1, 5.1.13.2.8).
+//! Identify structures of namespaces (NVM 1.1, 4.1.5.1 to 4.1.5.3; Base 2.1, 5.1.13.2).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -228,7 +228,7 @@ pub struct IdentifyNvmController {
 layout!(IdentifyNvmController, 4096, dmrl @ 3, dmrsl @ 4, dmsl @ 8, kpiocap @ 16, wzdsl @ 17,
     aocs @ 18, ver @ 20, lbamqf @ 24, reserved25 @ 25);
 
-/// I/O Command Set Independent Identify Namespace data, CNS 08h (Base 2.1, 5.1.13.2.8).
+/// I/O Command Set Independent Identify Namespace data, CNS 08h (Base 2.1, 5.1.13.2).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]

@@ -1,5 +1,5 @@
 //! Checks of received PDUs, and what a termination request is to say where one fails
-//! (TCP 1.1, 3.6.1 and 3.6.2; fatal errors 3.5). Reserved fields and flags are not looked at.
+//! (TCP 1.1, 3.6.2; fatal errors 3.5). Reserved fields and flags are not looked at.
 
 use zerocopy::FromBytes;
 
@@ -9,7 +9,7 @@ use super::header::{
 };
 use super::{
     DIGEST_BYTES, FLAG_DDGST, FLAG_HDGST, FLAG_LAST, FLAG_SUCCESS, MAXH2CDATA_MIN, TERM_BYTES_MAX,
-    crc32c,
+    crc32c, data_offset,
 };
 
 const FEI_TYPE: u32 = 0;
@@ -181,6 +181,18 @@ impl PduError {
         }
     }
 
+    /// Whether no termination request is to answer it, only the end of the connection: the PDU is
+    /// a termination request itself (TCP 1.1, 3.5).
+    pub const fn silent(&self) -> bool {
+        use PduType::{C2hTermReq, H2cTermReq};
+        matches!(
+            self.refusal,
+            Refusal::HeaderLength(C2hTermReq | H2cTermReq, _)
+                | Refusal::PduLength(C2hTermReq | H2cTermReq, _)
+                | Refusal::Truncated(C2hTermReq | H2cTermReq)
+        )
+    }
+
     /// More data in a PDU, or more R2Ts for a command, than was agreed.
     pub const fn limit(found: u32) -> PduError {
         PduError {
@@ -238,12 +250,6 @@ pub fn check(receiver: Receiver, ch: &CommonHeader, params: &Params) -> Result<F
         return Err(unknown());
     }
     let hlen = pdu_type.hlen();
-    if usize::from(ch.hlen) != hlen {
-        return Err(PduError::field(
-            Refusal::HeaderLength(pdu_type, ch.hlen),
-            FEI_HLEN,
-        ));
-    }
     let mut frame = Frame {
         pdu_type,
         header_digest: false,
@@ -252,6 +258,14 @@ pub fn check(receiver: Receiver, ch: &CommonHeader, params: &Params) -> Result<F
         pad: 0,
         data_len: 0,
     };
+    // Where several fields are wrong, FEI names the first: type, flags, HLEN, PDO, PLEN.
+    digests(ch, params, &mut frame)?;
+    if usize::from(ch.hlen) != hlen {
+        return Err(PduError::field(
+            Refusal::HeaderLength(pdu_type, ch.hlen),
+            FEI_HLEN,
+        ));
+    }
     match pdu_type {
         PduType::IcReq | PduType::IcResp => exact_length(ch, &frame)?,
         PduType::H2cTermReq | PduType::C2hTermReq => {
@@ -261,21 +275,15 @@ pub fn check(receiver: Receiver, ch: &CommonHeader, params: &Params) -> Result<F
                 None => return Err(bad_length(ch, pdu_type)),
             }
         }
-        PduType::CapsuleResp | PduType::R2t => {
-            frame.header_digest = header_digest(ch, pdu_type, params)?;
-            exact_length(ch, &frame)?;
-        }
+        PduType::CapsuleResp | PduType::R2t => exact_length(ch, &frame)?,
+        PduType::CapsuleCmd if ch.plen.get() as usize == frame.header_len() => {}
         PduType::CapsuleCmd => {
-            frame.header_digest = header_digest(ch, pdu_type, params)?;
-            if ch.plen.get() as usize != frame.header_len() {
-                data_part(ch, params, &mut frame)?;
-                if frame.data_len > params.in_capsule_max {
-                    return Err(bad_length(ch, pdu_type));
-                }
+            data_part(ch, params, &mut frame)?;
+            if frame.data_len > params.in_capsule_max {
+                return Err(bad_length(ch, pdu_type));
             }
         }
         PduType::H2cData | PduType::C2hData => {
-            frame.header_digest = header_digest(ch, pdu_type, params)?;
             data_part(ch, params, &mut frame)?;
             if frame.data_len > params.data_max {
                 return Err(PduError::limit(frame.data_len));
@@ -302,34 +310,44 @@ fn exact_length(ch: &CommonHeader, frame: &Frame) -> Result<(), PduError> {
     }
 }
 
+/// Digests of the PDU, whose flags must be what was agreed. A capsule without data has no data
+/// digest, whatever its flag says.
 #[inline]
-fn header_digest(ch: &CommonHeader, pdu_type: PduType, params: &Params) -> Result<bool, PduError> {
-    let flagged = ch.flags & FLAG_HDGST != 0;
-    if flagged == params.header_digest {
-        Ok(flagged)
-    } else {
-        Err(bad_flags(ch, pdu_type))
+fn digests(ch: &CommonHeader, params: &Params, frame: &mut Frame) -> Result<(), PduError> {
+    use PduType as T;
+    if matches!(
+        frame.pdu_type,
+        T::IcReq | T::IcResp | T::H2cTermReq | T::C2hTermReq
+    ) {
+        return Ok(());
     }
-}
-
-/// Padding, data and digest of a PDU that has data: at least one byte of it.
-#[inline]
-fn data_part(ch: &CommonHeader, params: &Params, frame: &mut Frame) -> Result<(), PduError> {
-    let flagged = ch.flags & FLAG_DDGST != 0;
-    if flagged != params.data_digest {
+    frame.header_digest = ch.flags & FLAG_HDGST != 0;
+    let has_data = match frame.pdu_type {
+        T::H2cData | T::C2hData => true,
+        T::CapsuleCmd => ch.plen.get() as usize != frame.header_len(),
+        _ => false,
+    };
+    frame.data_digest = has_data && ch.flags & FLAG_DDGST != 0;
+    let data_wrong = has_data && frame.data_digest != params.data_digest;
+    if frame.header_digest != params.header_digest || data_wrong {
         return Err(bad_flags(ch, frame.pdu_type));
     }
-    frame.data_digest = flagged;
-    let pdo = usize::from(ch.pdo);
-    let aligned = pdo.is_multiple_of(params.align.max(4));
-    let Some(pad) = pdo.checked_sub(frame.header_len()).filter(|_| aligned) else {
+    Ok(())
+}
+
+/// Padding and data of a PDU that has at least one byte of data. Padding is exactly what the
+/// alignment takes.
+#[inline]
+fn data_part(ch: &CommonHeader, params: &Params, frame: &mut Frame) -> Result<(), PduError> {
+    let start = data_offset(frame.hlen, frame.header_digest, params.align);
+    if usize::from(ch.pdo) != start {
         return Err(PduError::field(
             Refusal::DataOffset(frame.pdu_type, ch.pdo),
             FEI_PDO,
         ));
-    };
-    frame.pad = pad;
-    let trailer = if flagged { 4 } else { 0 };
+    }
+    frame.pad = start - frame.header_len();
+    let trailer = if frame.data_digest { 4 } else { 0 };
     let data = ch.plen.get().checked_sub(u32::from(ch.pdo) + trailer);
     match data {
         Some(data) if data > 0 => frame.data_len = data,
@@ -428,7 +446,7 @@ fn data_length(datal: u32, frame: &Frame) -> Result<(), PduError> {
     }
 }
 
-/// Checks an ICReq: format version and alignment (TCP 1.1, 3.6.2.1).
+/// Checks an ICReq: format version and alignment (TCP 1.1, 3.6.2.2).
 pub fn check_icreq(request: &IcReq) -> Result<&IcReq, PduError> {
     if request.pfv.get() != 0 {
         return Err(PduError::unsupported(
@@ -443,7 +461,7 @@ pub fn check_icreq(request: &IcReq) -> Result<&IcReq, PduError> {
 }
 
 /// Checks an ICResp against the `DGST_*` the host asked for: format version, alignment, digests
-/// and least data length (TCP 1.1, 3.6.2.2). A controller may refuse a digest, but not force one.
+/// and least data length (TCP 1.1, 3.6.2.3). A controller may refuse a digest, but not force one.
 pub fn check_icresp(response: &IcResp, asked_dgst: u8) -> Result<&IcResp, PduError> {
     if response.pfv.get() != 0 {
         return Err(PduError::unsupported(
@@ -464,9 +482,19 @@ pub fn check_icresp(response: &IcResp, asked_dgst: u8) -> Result<&IcResp, PduErr
     Ok(response)
 }
 
+/// Every PDU of a transfer but its last carries whole dwords, or the next could not start at one.
+#[inline]
+fn whole_dwords(datal: u32, last: bool) -> Result<(), PduError> {
+    if last || datal.is_multiple_of(4) {
+        Ok(())
+    } else {
+        Err(PduError::field(Refusal::DataLength(datal), 16))
+    }
+}
+
 /// Checks H2CData against its transfer: `next` is the offset of the first byte not yet there and
 /// `remaining` what the R2T still lacks. Data must come in order, and the last PDU, and only it,
-/// say so (TCP 1.1, 3.3.2 and 3.6.2.7). The caller has found the transfer by CCCID and TTAG:
+/// say so (TCP 1.1, 3.3.2 and 3.6.2.8). The caller has found the transfer by CCCID and TTAG:
 /// [`PduError::command`] and [`PduError::tag`] where there is none.
 #[inline]
 pub fn check_h2c_data(header: &H2cData, next: u32, remaining: u32) -> Result<(), PduError> {
@@ -475,16 +503,15 @@ pub fn check_h2c_data(header: &H2cData, next: u32, remaining: u32) -> Result<(),
         return Err(PduError::out_of_range(datao, datal));
     }
     let last = header.ch.flags & FLAG_LAST != 0;
-    if last == (datal == remaining) {
-        Ok(())
-    } else {
-        Err(bad_flags(&header.ch, PduType::H2cData))
+    if last != (datal == remaining) {
+        return Err(bad_flags(&header.ch, PduType::H2cData));
     }
+    whole_dwords(datal, last)
 }
 
 /// Checks C2HData against its command: `next` is the offset of the first byte not yet there and
-/// `length` that of the command's data. A success flag may end the transfer early only where the
-/// last PDU does.
+/// `length` that of the command's data.
+/// Whether the last PDU or the success flag came is the caller's to see in FLAGS.
 #[inline]
 pub fn check_c2h_data(header: &C2hData, next: u32, length: u32) -> Result<(), PduError> {
     let (datao, datal) = (header.datao.get(), header.datal.get());
@@ -492,11 +519,11 @@ pub fn check_c2h_data(header: &C2hData, next: u32, length: u32) -> Result<(), Pd
     if datao != next || end.is_none() {
         return Err(PduError::out_of_range(datao, datal));
     }
-    Ok(())
+    whole_dwords(datal, end == Some(length))
 }
 
 /// Checks an R2T against its command: `next` is the offset of the first byte not yet asked for,
-/// `length` that of the command's data (TCP 1.1, 3.6.2.9).
+/// `length` that of the command's data (TCP 1.1, 3.6.2.10).
 #[inline]
 pub fn check_r2t(header: &R2t, next: u32, length: u32) -> Result<(), PduError> {
     let (offset, count) = (header.r2to.get(), header.r2tl.get());

@@ -88,7 +88,7 @@ fn lengths(offset: usize, data: u32, hdgst: bool, ddgst: bool) -> (u8, u32) {
     (flags, plen)
 }
 
-/// An ICReq (TCP 1.1, 3.6.2.1). `hpda` in dwords, 0's based; `r2t_max` counted from one.
+/// An ICReq (TCP 1.1, 3.6.2.2). `hpda` in dwords, 0's based; `r2t_max` counted from one.
 pub fn encode_icreq(
     hpda: u8,
     header_digest: bool,
@@ -105,7 +105,7 @@ pub fn encode_icreq(
     })
 }
 
-/// An ICResp (TCP 1.1, 3.6.2.2). `cpda` in dwords, 0's based; `maxh2cdata` in bytes.
+/// An ICResp (TCP 1.1, 3.6.2.3). `cpda` in dwords, 0's based; `maxh2cdata` in bytes.
 pub fn encode_icresp(
     cpda: u8,
     header_digest: bool,
@@ -253,7 +253,7 @@ pub fn encode_r2t(
 
 /// A termination request, to the host where `to_host` (C2HTermReq), else to the controller.
 /// `in_error` is the header of the PDU in error; what exceeds 128 bytes is left out. Never carries
-/// digests (TCP 1.1, 3.6.2.3). Gives the length written.
+/// digests (TCP 1.1, 3.6.2.4). Gives the length written.
 pub fn encode_term_req(
     out: &mut [u8; TERM_BYTES_MAX],
     to_host: bool,

@@ -1,4 +1,4 @@
-//! PDU headers as they lie on the wire (TCP 1.1, 3.6.1 and 3.6.2).
+//! PDU headers as they lie on the wire (TCP 1.1, 3.6.2).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -10,7 +10,7 @@ use crate::sqe::{Cqe, Sqe};
 use crate::wire::{Le16, Le32};
 
 wire_enum! {
-    /// PDU type (TCP 1.1, 3.6.1, PDU-Type).
+    /// PDU type (TCP 1.1, 3.6.2.1, PDU-Type).
     pub enum PduType: u8 = "PDU type" {
         IcReq = 0x00 "ICReq",
         IcResp = 0x01 "ICResp",
@@ -48,7 +48,7 @@ impl PduType {
 }
 
 wire_enum! {
-    /// Fatal error status of a termination request (TCP 1.1, 3.6.2.3 and 3.6.2.4, FES).
+    /// Fatal error status of a termination request (TCP 1.1, 3.6.2.4 and 3.6.2.5, FES).
     pub enum FatalError: u16 = "fatal error status" {
         InvalidHeaderField = 0x01 "Invalid PDU Header Field",
         SequenceError = 0x02 "PDU Sequence Error",
@@ -59,7 +59,7 @@ wire_enum! {
     }
 }
 
-/// Common header of every PDU (TCP 1.1, 3.6.1).
+/// Common header of every PDU (TCP 1.1, 3.6.2.1).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -88,7 +88,7 @@ impl CommonHeader {
     }
 }
 
-/// Initialize Connection Request (TCP 1.1, 3.6.2.1).
+/// Initialize Connection Request (TCP 1.1, 3.6.2.2).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -131,7 +131,7 @@ impl IcReq {
     }
 }
 
-/// Initialize Connection Response (TCP 1.1, 3.6.2.2).
+/// Initialize Connection Response (TCP 1.1, 3.6.2.3).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -169,7 +169,7 @@ impl IcResp {
     }
 }
 
-/// Termination request, either way (TCP 1.1, 3.6.2.3 and 3.6.2.4). The header of the PDU in error
+/// Termination request, either way (TCP 1.1, 3.6.2.4 and 3.6.2.5). The header of the PDU in error
 /// follows, 128 bytes of it at most.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
@@ -187,7 +187,7 @@ pub struct TermReq {
 }
 layout!(TermReq, 24, ch @ 0, fes @ 8, fei @ 10, reserved14 @ 14);
 
-/// Command capsule (TCP 1.1, 3.6.2.5).
+/// Command capsule (TCP 1.1, 3.6.2.6).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -200,7 +200,7 @@ pub struct CapsuleCmd {
 }
 layout!(CapsuleCmd, 72, ch @ 0, sqe @ 8);
 
-/// Response capsule (TCP 1.1, 3.6.2.6).
+/// Response capsule (TCP 1.1, 3.6.2.7).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -213,7 +213,7 @@ pub struct CapsuleResp {
 }
 layout!(CapsuleResp, 24, ch @ 0, cqe @ 8);
 
-/// Header of data from the host (TCP 1.1, 3.6.2.7).
+/// Header of data from the host (TCP 1.1, 3.6.2.8).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -234,7 +234,7 @@ pub struct H2cData {
 }
 layout!(H2cData, 24, cccid @ 8, ttag @ 10, datao @ 12, datal @ 16, reserved20 @ 20);
 
-/// Header of data from the controller (TCP 1.1, 3.6.2.8).
+/// Header of data from the controller (TCP 1.1, 3.6.2.9).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -255,7 +255,7 @@ pub struct C2hData {
 }
 layout!(C2hData, 24, cccid @ 8, datao @ 12, datal @ 16, reserved20 @ 20);
 
-/// Ready to transfer (TCP 1.1, 3.6.2.9).
+/// Ready to transfer (TCP 1.1, 3.6.2.10).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]

@@ -1,10 +1,10 @@
-//! NVMe/TCP PDUs (TCP 1.1, 3.6): headers, digests, checks and encoding.
+//! NVMe/TCP PDUs (TCP 1.1, 3.6.2): headers, digests, checks and encoding.
 //!
 //! Receiving takes three steps: [`CommonHeader`] from the first 8 bytes; [`check`] of it, which
 //! gives the [`Frame`] (how many header, padding, data and digest bytes follow); once
 //! [`Frame::header_len`] bytes are there, the header digest and the typed header
 //! ([`decode_header`]). Every refusal is a [`PduError`] that holds what a termination request is
-//! to say (TCP 1.1, 3.6.2.3 and 3.6.2.4).
+//! to say (TCP 1.1, 3.6.2.4 and 3.6.2.5).
 
 mod check;
 mod digest;
@@ -43,7 +43,7 @@ pub const TERM_HEADER_BYTES: usize = 24;
 pub const TERM_BYTES_MAX: usize = 152;
 /// Longest HLEN of any PDU.
 pub const HLEN_MAX: usize = 128;
-/// Least value of MAXH2CDATA in bytes (TCP 1.1, 3.6.2.2).
+/// Least value of MAXH2CDATA in bytes (TCP 1.1, 3.6.2.3).
 pub const MAXH2CDATA_MIN: u32 = 4096;
 
 /// FLAGS bit: a header digest follows the header.
