@@ -1,0 +1,31 @@
+//! The meaning of commands. (header follows)
+#![forbid(unsafe_code)]
+
+mod admin;
+mod controller;
+mod discovery;
+mod error_log;
+mod event;
+mod fabrics;
+mod fence;
+mod io;
+mod local;
+pub mod metrics;
+mod namespace;
+mod refusal;
+mod session;
+mod state;
+pub mod status;
+mod subsystem;
+mod target;
+#[cfg(test)]
+mod testkit;
+
+pub use local::{Job, Runner};
+pub use namespace::NamespaceConfig;
+pub use session::Session;
+pub use state::State;
+pub use subsystem::{ConfigError, SubsystemConfig};
+pub use target::{
+    Clock, ControllerSnapshot, NamespaceSnapshot, SessionContext, Snapshot, Target, TargetConfig,
+};
