@@ -230,7 +230,10 @@ impl Core {
             }
             Some(Op::Bell) => {
                 self.drain_bell();
-                self.watch_bell();
+                // While shutting down it was cancelled for good.
+                if !self.shared.stop.load(Ordering::Relaxed) {
+                    self.watch_bell();
+                }
             }
             Some(Op::Ignored) | None => {}
         }
