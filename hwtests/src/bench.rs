@@ -19,6 +19,19 @@ pub const EVENT_LIMIT: Duration = Duration::from_secs(20);
 /// The controller that the first connect makes.
 pub const CONTROLLER: &str = "/dev/nvme0";
 
+/// Paths of single controllers (nvme0c0n1) have no device file and so do not match.
+const FIND_DISK: &str = r#"
+while true; do
+    for entry in /sys/block/nvme*n*; do
+        device=/dev/${entry##*/}
+        [ -b $device ] || continue
+        [ "$(cat $entry/nsid 2>/dev/null)" = NSID ] || continue
+        [ "$(cat $entry/size)" -gt 0 ] && echo $device && exit 0
+    done
+    sleep 0.05
+done
+"#;
+
 /// A guest and the target it is tested against.
 pub struct Bench {
     /// The Linux host.
@@ -129,21 +142,27 @@ impl Bench {
         let (address, nqn) = (self.address(), self.nqn().to_owned());
         let command = format!("nvme connect {address} -n {nqn} --nr-io-queues=2 {options}");
         let said = self.guest.run(&command)?;
-        self.wait_for_disk(1)?;
+        self.disk(1)?;
         Ok(said)
     }
 
-    /// Waits until namespace number `index` (in order of appearance) is a block device.
+    /// The block device of namespace `nsid`, once the host has it.
+    ///
+    /// The host scans namespaces side by side, so the number in a device's name is not the `nsid`.
     ///
     /// # Errors
     /// It does not appear in time.
-    pub fn wait_for_disk(&mut self, index: u32) -> Result<()> {
-        let disk = disk(index);
-        let condition = format!(
-            "[ -b {disk} ] && [ \"$(cat /sys/block/{}/size)\" -gt 0 ]",
-            name(index)
-        );
-        self.guest.wait_until(&disk, &condition, EVENT_LIMIT)
+    pub fn disk(&mut self, nsid: u32) -> Result<String> {
+        let script = FIND_DISK.replace("NSID", &nsid.to_string());
+        let answer = self.guest.ask(&script, EVENT_LIMIT)?;
+        let device = answer.output.trim();
+        if answer.status == 0 && device.starts_with("/dev/") {
+            return Ok(device.to_owned());
+        }
+        Err(LabError::TimedOut {
+            what: format!("a block device for namespace {nsid}"),
+            after: EVENT_LIMIT,
+        })
     }
 
     /// Ends the connection as an administrator would.
@@ -182,16 +201,6 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-/// The block device of namespace number `index`, in order of appearance.
-#[must_use]
-pub fn disk(index: u32) -> String {
-    format!("/dev/{}", name(index))
-}
-
-fn name(index: u32) -> String {
-    format!("nvme0n{index}")
 }
 
 /// A number in a JSON document, whether written as a number or as text.

@@ -23,7 +23,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// Kernel settings: console to the log, stop at an oops, and none of the defences that only slow an
 /// emulated machine down.
 const KERNEL_LINE: &str = "console=ttyS0 panic=-1 oops=panic mitigations=off random.trust_cpu=on \
-                           nokaslr rcupdate.rcu_expedited=1 tsc=reliable rdinit=/init";
+                           nokaslr lpj=10000000 rcupdate.rcu_expedited=1 tsc=reliable rdinit=/init";
 
 /// A running guest; dropping it ends QEMU.
 pub struct Guest {

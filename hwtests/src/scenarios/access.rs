@@ -1,6 +1,6 @@
 //! Who may connect.
 
-use crate::bench::{Bench, disk};
+use crate::bench::Bench;
 use crate::error::{Result, check};
 use crate::initramfs::HOST_NQN;
 use std::time::Duration;
@@ -34,10 +34,9 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
     bench
         .guest
         .wait_until("the host to be let in", &let_in, Duration::from_secs(20))?;
-    bench.wait_for_disk(1)?;
-    bench.guest.run(&format!(
-        "dd if={} of=/dev/null bs=64k count=16 2>&1",
-        disk(1)
-    ))?;
+    let device = bench.disk(1)?;
+    bench
+        .guest
+        .run(&format!("dd if={device} of=/dev/null bs=64k count=16 2>&1"))?;
     bench.disconnect()
 }

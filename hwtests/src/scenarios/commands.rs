@@ -1,6 +1,6 @@
 //! Commands beyond read and write.
 
-use crate::bench::{Bench, CONTROLLER, disk, expect_number, number};
+use crate::bench::{Bench, CONTROLLER, expect_number, number};
 use crate::error::{Result, check};
 use std::time::Duration;
 
@@ -22,9 +22,8 @@ cmp /tmp/expected /tmp/found
 
 pub(super) fn discard(bench: &mut Bench) -> Result<()> {
     bench.connect("")?;
-    bench.wait_for_disk(2)?;
-    for index in [1, 2] {
-        let device = disk(index);
+    for nsid in [1, 2] {
+        let device = bench.disk(nsid)?;
         for limit in ["discard_max_bytes", "write_zeroes_max_bytes"] {
             let path = format!("/sys/block/{}/queue/{limit}", &device[5..]);
             let value = bench.guest.run(&format!("cat {path}"))?;
@@ -50,9 +49,10 @@ pub(super) fn discard(bench: &mut Bench) -> Result<()> {
         clear(bench, &device, zeroing)?;
     }
     bench.note("the whole device");
+    let device = bench.disk(1)?;
     bench
         .guest
-        .run_within(&format!("/lab/bin/blkdiscard {}", disk(1)), LIMIT)?;
+        .run_within(&format!("/lab/bin/blkdiscard {device}"), LIMIT)?;
     bench.disconnect()
 }
 
@@ -63,7 +63,7 @@ fn clear(bench: &mut Bench, device: &str, how: &str) -> Result<()> {
 
 pub(super) fn commands(bench: &mut Bench) -> Result<()> {
     bench.connect("")?;
-    let device = disk(1);
+    let device = bench.disk(1)?;
     bench.guest.run(&format!(
         "head -c 4096 /dev/urandom >/tmp/data && head -c 4096 /dev/urandom >/tmp/other && \
          nvme write {device} --start-block=8 --block-count=7 --data-size=4096 --data=/tmp/data --force-unit-access"
@@ -132,7 +132,8 @@ fn refusals(bench: &mut Bench) -> Result<()> {
 
 /// A controller reset amid I/O: the host reconnects and no request fails.
 fn reset(bench: &mut Bench) -> Result<()> {
-    let job = super::data::verified(&disk(1), "4k", "16m", "--rate=4m");
+    let device = bench.disk(1)?;
+    let job = super::data::verified(&device, "4k", "16m", "--rate=4m");
     let job = bench.guest.start(&job, Duration::from_secs(90))?;
     bench.guest.run("sleep 1; nvme reset /dev/nvme0")?;
     let live = "[ \"$(cat /sys/class/nvme/nvme0/state)\" = live ]";

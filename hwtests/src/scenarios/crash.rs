@@ -1,7 +1,7 @@
 //! The node dies without warning amid writes and comes back; nothing acknowledged is lost.
 
 use super::data::verified;
-use crate::bench::{Bench, disk};
+use crate::bench::Bench;
 use crate::error::{LabError, Result, check};
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ const ROUNDS: u32 = 3;
 pub(super) fn steps(bench: &mut Bench) -> Result<()> {
     bench.own()?;
     bench.connect("--reconnect-delay=1 --ctrl-loss-tmo=120 --keep-alive-tmo=5")?;
-    bench.wait_for_disk(2)?;
+    let disks = (bench.disk(1)?, bench.disk(2)?);
     // Slow enough to be still writing at the last kill; the reading back that follows is not.
     let pace = "--rate=,3m";
     let first = bench
         .guest
-        .start(&verified(&disk(1), "512", "48m", pace), LIMIT)?;
+        .start(&verified(&disks.0, "512", "48m", pace), LIMIT)?;
     let second = bench
         .guest
-        .start(&verified(&disk(2), "4k", "48m", pace), LIMIT)?;
+        .start(&verified(&disks.1, "4k", "48m", pace), LIMIT)?;
     let mut written = 0;
     for round in 1..=ROUNDS {
         bench.note(&format!("kill {round} of {ROUNDS}"));
-        written = wait_for_writes(bench, written)?;
+        written = wait_for_writes(bench, &disks.0, written)?;
         let (node, _) = bench.own()?;
         node.kill()?;
         let lost = "[ \"$(cat /sys/class/nvme/nvme0/state)\" != live ]";
@@ -40,7 +40,7 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
             .guest
             .wait_until("the host to reconnect", live, RETURN_LIMIT)?;
     }
-    wait_for_writes(bench, written)?;
+    wait_for_writes(bench, &disks.0, written)?;
     first.wait()?;
     second.wait()?;
     let kernel = bench
@@ -52,8 +52,9 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
 
 /// Waits until the host has written some more since `before`, in sectors, so that the kill that
 /// follows falls amid writes.
-fn wait_for_writes(bench: &mut Bench, before: u64) -> Result<u64> {
-    let sectors = "$(awk '{print $7}' /sys/block/nvme0n1/stat)";
+fn wait_for_writes(bench: &mut Bench, device: &str, before: u64) -> Result<u64> {
+    let name = device.trim_start_matches("/dev/");
+    let sectors = format!("$(awk '{{print $7}}' /sys/block/{name}/stat)");
     let condition = format!("[ {sectors} -gt {} ]", before + 2048);
     bench
         .guest

@@ -1,6 +1,6 @@
 //! Verified data with many sizes in flight.
 
-use crate::bench::{Bench, disk};
+use crate::bench::Bench;
 use crate::error::{Result, check};
 use std::time::Duration;
 
@@ -19,20 +19,20 @@ pub(super) fn verified(device: &str, least: &str, size: &str, more: &str) -> Str
 
 pub(super) fn fio(bench: &mut Bench) -> Result<()> {
     bench.connect("")?;
-    bench.wait_for_disk(2)?;
+    let (first, second) = (bench.disk(1)?, bench.disk(2)?);
     bench
         .guest
-        .run_within(&verified(&disk(1), "512", "32m", ""), LIMIT)?;
+        .run_within(&verified(&first, "512", "32m", ""), LIMIT)?;
     bench
         .guest
-        .run_within(&verified(&disk(2), "4k", "48m", ""), LIMIT)?;
+        .run_within(&verified(&second, "4k", "48m", ""), LIMIT)?;
     bench.note("small requests, and both namespaces at once");
-    let small = verified(&disk(1), "512", "4m", "--bsrange=512-16k --iodepth=64");
-    let large = verified(&disk(2), "4k", "32m", "--bsrange=256k-1m");
-    let first = bench.guest.start(&small, LIMIT)?;
-    let second = bench.guest.start(&large, LIMIT)?;
-    first.wait()?;
-    second.wait()?;
+    let small = verified(&first, "512", "4m", "--bsrange=512-16k --iodepth=64");
+    let large = verified(&second, "4k", "32m", "--bsrange=256k-1m");
+    let small = bench.guest.start(&small, LIMIT)?;
+    let large = bench.guest.start(&large, LIMIT)?;
+    small.wait()?;
+    large.wait()?;
     bench.disconnect()
 }
 
@@ -42,13 +42,13 @@ pub(super) fn digests(bench: &mut Bench) -> Result<()> {
         said.contains("hdr_digest") && said.contains("data_digest"),
         || format!("nvme-cli did not ask for both digests: {said}"),
     )?;
-    bench.wait_for_disk(2)?;
+    let (first, second) = (bench.disk(1)?, bench.disk(2)?);
     bench
         .guest
-        .run_within(&verified(&disk(1), "512", "24m", ""), LIMIT)?;
+        .run_within(&verified(&first, "512", "24m", ""), LIMIT)?;
     bench
         .guest
-        .run_within(&verified(&disk(2), "4k", "24m", ""), LIMIT)?;
+        .run_within(&verified(&second, "4k", "24m", ""), LIMIT)?;
     let complaints = bench.guest.run("dmesg | grep -i digest || true")?;
     check(complaints.is_empty(), || {
         format!("the host complains: {complaints}")

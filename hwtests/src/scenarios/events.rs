@@ -1,7 +1,7 @@
 //! Changes that the host hears of while it works.
 
 use super::data::verified;
-use crate::bench::{Bench, EVENT_LIMIT, disk};
+use crate::bench::{Bench, EVENT_LIMIT};
 use crate::error::{Result, check};
 use crate::node::Namespace;
 use std::time::Duration;
@@ -11,14 +11,13 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub(super) fn namespaces(bench: &mut Bench) -> Result<()> {
     bench.own()?;
     bench.connect("")?;
-    bench.wait_for_disk(2)?;
-    let load = verified(&disk(1), "512", "48m", "--rate=4m");
+    bench.disk(2)?;
+    let load = verified(&bench.disk(1)?, "512", "48m", "--rate=4m");
     let load = bench.guest.start(&load, LIMIT)?;
-    let device = disk(3);
 
     bench.note("add");
     bench.change(|subsystem| subsystem.namespaces.push(Namespace::file(3, 32, 4096)))?;
-    bench.wait_for_disk(3)?;
+    let device = bench.disk(3)?;
     bench
         .guest
         .run_within(&verified(&device, "4k", "8m", ""), LIMIT)?;

@@ -1,6 +1,6 @@
 //! A file system on a namespace.
 
-use crate::bench::{Bench, disk};
+use crate::bench::Bench;
 use crate::error::Result;
 use std::time::Duration;
 
@@ -38,39 +38,28 @@ sha256sum -c /tmp/sums >/tmp/compared || { grep -v OK /tmp/compared; exit 1; }
 ";
 
 pub(super) fn ext4(bench: &mut Bench) -> Result<()> {
-    let device = disk(1);
-    round(
-        bench,
-        "ext4",
-        &format!("mkfs.ext4 -q -F {device}"),
-        &format!("e2fsck -f -n {device}"),
-    )
+    round(bench, "ext4", "mkfs.ext4 -q -F", "e2fsck -f -n")
 }
 
 pub(super) fn xfs(bench: &mut Bench) -> Result<()> {
-    let device = disk(1);
-    round(
-        bench,
-        "xfs",
-        &format!("mkfs.xfs -q -f {device}"),
-        &format!("xfs_repair -n {device}"),
-    )
+    round(bench, "xfs", "mkfs.xfs -q -f", "xfs_repair -n")
 }
 
 fn round(bench: &mut Bench, kind: &str, make: &str, examine: &str) -> Result<()> {
-    let device = disk(1);
     bench.connect("")?;
+    let device = bench.disk(1)?;
     let guest = &mut bench.guest;
     guest.run(&format!("load {kind}"))?;
-    guest.run_within(make, LIMIT)?;
+    guest.run_within(&format!("{make} {device}"), LIMIT)?;
     guest.run(&format!("mount -t {kind} {device} /mnt"))?;
     guest.run_within(FILL, LIMIT)?;
     guest.run_within(COMPARE, LIMIT)?;
     guest.run("umount /mnt")?;
-    guest.run_within(examine, LIMIT)?;
+    guest.run_within(&format!("{examine} {device}"), LIMIT)?;
     bench.note("over a new connection");
     bench.disconnect()?;
     bench.connect("")?;
+    let device = bench.disk(1)?;
     let guest = &mut bench.guest;
     guest.run(&format!("mount -t {kind} {device} /mnt"))?;
     guest.run_within(COMPARE, LIMIT)?;

@@ -40,9 +40,11 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
         format!("a slow command came back with {}", slow.status)
     })?;
     guest.run(LOCAL_TARGET)?;
-    bench.wait_for_disk(1)?;
+    let device = bench.disk(1)?;
     let guest = &mut bench.guest;
-    guest.run("fio --name=own --filename=/dev/nvme0n1 --direct=1 --rw=write --bs=64k --size=4m --verify=crc32c")?;
+    guest.run(&format!(
+        "fio --name=own --filename={device} --direct=1 --rw=write --bs=64k --size=4m --verify=crc32c"
+    ))?;
     guest.run(&format!(
         "nvme id-ctrl {CONTROLLER} && nvme disconnect -n local"
     ))?;
