@@ -28,6 +28,8 @@ const BATCHES_A_ROUND: usize = 8;
 const TASKS_A_ROUND: usize = 1024;
 /// Messages run in a round.
 const MESSAGES_A_ROUND: usize = 64;
+/// Rounds between two publications of gauges on a reactor that does not sleep.
+const GAUGES_EVERY_ROUNDS: u64 = 4096;
 /// The longest sleep; the loop looks around at least this often.
 const SLEEP_MAX_NS: u64 = 1_000_000_000;
 
@@ -344,6 +346,9 @@ impl Core {
                 stats.idle_ticks.add(after.saturating_sub(at));
             }
             stats.rounds.add(1);
+            if stats.rounds.get().is_multiple_of(GAUGES_EVERY_ROUNDS) {
+                self.publish_gauges();
+            }
             at = after;
         }
     }
