@@ -33,4 +33,4 @@ pub use sgl::SglDescriptor;
 pub use sqe::{Cqe, Sqe};
 pub use status::Status;
 pub use wire::{Le16, Le32, Le64, Le128, UnknownValue, ascii_field, nul_terminated};
-pub use zerocopy::{FromBytes, FromZeros, IntoBytes};
+pub use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
