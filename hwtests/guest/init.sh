@@ -15,6 +15,7 @@ load crc32c_intel virtio_net nvme_tcp
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0
 ip link set eth0 up
+ip addr add fec0::15/64 dev eth0 nodad 2>/dev/null || ip addr add fec0::15/64 dev eth0
 ip route add default via 10.0.2.2
 
 job() {

@@ -14,6 +14,9 @@ use tempfile::TempDir;
 /// Where the guest reaches this machine's 127.0.0.1.
 pub const HOST_ADDRESS: &str = "10.0.2.2";
 
+/// Where the guest reaches this machine's ::1.
+pub const HOST_ADDRESS_V6: &str = "fec0::2";
+
 const MEMORY_MIB: u32 = 1024;
 const PROCESSORS: u32 = 2;
 
@@ -219,7 +222,7 @@ fn qemu(lab: &Lab, kernel_line: &str) -> Result<Command> {
     command.arg("-kernel").arg(&lab.kernel);
     command.arg("-initrd").arg(&lab.initramfs);
     command.args(["-append", kernel_line]);
-    command.args(["-netdev", "user,id=net0,ipv6=off"]);
+    command.args(["-netdev", "user,id=net0"]);
     command.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
     Ok(command)
 }

@@ -100,6 +100,7 @@ pub struct Node {
     program: PathBuf,
     dir: PathBuf,
     port: u16,
+    ipv6: bool,
     metrics_port: u16,
     log: Transcript,
     process: Option<Owned>,
@@ -115,6 +116,7 @@ impl Node {
             program: program()?,
             dir: dir.to_owned(),
             port: free_port()?,
+            ipv6: TcpListener::bind(("::1", 0)).is_ok(),
             metrics_port: free_port()?,
             log: log.clone(),
             process: None,
@@ -128,6 +130,12 @@ impl Node {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Whether the node listens on ::1 as well, at the same port.
+    #[must_use]
+    pub fn ipv6(&self) -> bool {
+        self.ipv6
     }
 
     /// Starts the node's process on the present configuration and waits until it listens.
@@ -256,8 +264,11 @@ impl Node {
              [[listener]]\naddress = \"127.0.0.1:{}\"\n",
             self.metrics_port, self.port
         );
-        for subsystem in subsystems {
+        if self.ipv6 {
             // Writing to a String cannot fail.
+            let _ = write!(text, "\n[[listener]]\naddress = \"[::1]:{}\"\n", self.port);
+        }
+        for subsystem in subsystems {
             let _ = write!(
                 text,
                 "\n[[subsystem]]\nnqn = \"{}\"\nserial = \"{}\"\nallow_any_host = {}\nhosts = {:?}\n",
@@ -333,6 +344,7 @@ mod tests {
             program: "/nonexistent".into(),
             dir: dir.to_owned(),
             port: 4420,
+            ipv6: true,
             metrics_port: 9464,
             log: Transcript::create(&dir.join("log")).unwrap(),
             process: None,
@@ -351,6 +363,7 @@ mod tests {
         let text = std::fs::read_to_string(dir.path().join("node.toml")).unwrap();
         for part in [
             "address = \"127.0.0.1:4420\"",
+            "address = \"[::1]:4420\"",
             "nsid = 2\nblock_size_bytes = 4096\nbackend = \"memory\"\nsize_bytes = 8388608",
             "allow_any_host = false\nhosts = [\"nqn.h\"]",
         ] {

@@ -8,8 +8,16 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(180);
 const RETURN_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often the node is killed.
-const ROUNDS: u32 = 3;
+/// How the node ends, one round after another.
+const ENDS: [End; 3] = [End::Kill, End::Kill, End::Stop];
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM: the orderly way must not lose anything either.
+    Stop,
+}
 
 pub(super) fn steps(bench: &mut Bench) -> Result<()> {
     bench.own()?;
@@ -24,11 +32,14 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
         .guest
         .start(&verified(&disks.1, "4k", "48m", pace), LIMIT)?;
     let mut written = 0;
-    for round in 1..=ROUNDS {
-        bench.note(&format!("kill {round} of {ROUNDS}"));
+    for end in ENDS {
+        bench.note(&format!("{end:?}"));
         written = wait_for_writes(bench, &disks.0, written)?;
         let (node, _) = bench.own()?;
-        node.kill()?;
+        match end {
+            End::Kill => node.kill()?,
+            End::Stop => node.stop()?,
+        }
         let lost = "[ \"$(cat /sys/class/nvme/nvme0/state)\" != live ]";
         bench
             .guest

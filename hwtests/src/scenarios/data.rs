@@ -1,7 +1,8 @@
 //! Verified data with many sizes in flight.
 
 use crate::bench::Bench;
-use crate::error::{Result, check};
+use crate::error::{LabError, Result, check};
+use crate::guest::HOST_ADDRESS_V6;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -53,5 +54,27 @@ pub(super) fn digests(bench: &mut Bench) -> Result<()> {
     check(complaints.is_empty(), || {
         format!("the host complains: {complaints}")
     })?;
+    bench.disconnect()
+}
+
+pub(super) fn ipv6(bench: &mut Bench) -> Result<()> {
+    if !bench.own()?.0.ipv6() {
+        return Err(LabError::Skip("this machine has no ::1".into()));
+    }
+    let address = format!("-t tcp -a {HOST_ADDRESS_V6} -s {}", bench.port());
+    let log = bench.json(&format!("discover {address}"))?;
+    let records = log["records"].as_array().cloned().unwrap_or_default();
+    check(
+        records.iter().any(|record| record["adrfam"] == "ipv6"),
+        || format!("no IPv6 listener in the discovery log: {log}"),
+    )?;
+    let nqn = bench.nqn().to_owned();
+    bench
+        .guest
+        .run(&format!("nvme connect {address} -n {nqn} --nr-io-queues=2"))?;
+    let device = bench.disk(1)?;
+    bench
+        .guest
+        .run_within(&verified(&device, "512", "16m", ""), LIMIT)?;
     bench.disconnect()
 }

@@ -81,6 +81,12 @@ pub const ALL: &[Scenario] = &[
         steps: data::digests,
     },
     Scenario {
+        name: "ipv6",
+        about: "discover, connect and verified data over IPv6",
+        namespaces: MIXED,
+        steps: data::ipv6,
+    },
+    Scenario {
         name: "discard",
         about: "blkdiscard and write zeroes, read back with their neighbours",
         namespaces: MIXED,
