@@ -14,7 +14,11 @@ pub(crate) struct Carried {
     pub(crate) data_len: u32,
 }
 
-const NOTHING: Carried = Carried { source: Source::None, to_host: false, data_len: 0 };
+const NOTHING: Carried = Carried {
+    source: Source::None,
+    to_host: false,
+    data_len: 0,
+};
 
 /// Reads the SGL descriptor of a command whose capsule carries `in_capsule` bytes (Base 2.1, 4.3.2;
 /// TCP 1.1, 3.3.2: in-capsule data has the offset sub type, all other the transport descriptor).
@@ -24,7 +28,10 @@ const NOTHING: Carried = Carried { source: Source::None, to_host: false, data_le
 #[inline]
 pub(crate) fn carried(sqe: &Sqe, in_capsule: u32) -> Result<Carried, Status> {
     let direction = sqe.direction();
-    if matches!(direction, DataDirection::None | DataDirection::Bidirectional) {
+    if matches!(
+        direction,
+        DataDirection::None | DataDirection::Bidirectional
+    ) {
         // Of no data, or no command we know: the handler judges by the opcode.
         return Ok(NOTHING);
     }
@@ -53,7 +60,11 @@ pub(crate) fn carried(sqe: &Sqe, in_capsule: u32) -> Result<Carried, Status> {
     if !matches!(sqe.psdt(), Psdt::Sgl | Psdt::SglMetadataSgl) {
         return Err(Status::INVALID_FIELD.dnr());
     }
-    Ok(Carried { source, to_host, data_len })
+    Ok(Carried {
+        source,
+        to_host,
+        data_len,
+    })
 }
 
 #[cfg(test)]
@@ -72,11 +83,32 @@ mod tests {
     #[test]
     fn good_descriptors() {
         let fetch = judge(WRITE, SglDescriptor::transport(8192), 0);
-        assert_eq!(fetch, Ok(Carried { source: Source::Fetch, to_host: false, data_len: 8192 }));
+        assert_eq!(
+            fetch,
+            Ok(Carried {
+                source: Source::Fetch,
+                to_host: false,
+                data_len: 8192
+            })
+        );
         let capsule = judge(WRITE, SglDescriptor::in_capsule(0, 512), 512);
-        assert_eq!(capsule, Ok(Carried { source: Source::Capsule, to_host: false, data_len: 512 }));
+        assert_eq!(
+            capsule,
+            Ok(Carried {
+                source: Source::Capsule,
+                to_host: false,
+                data_len: 512
+            })
+        );
         let read = judge(READ, SglDescriptor::transport(4096), 0);
-        assert_eq!(read, Ok(Carried { source: Source::None, to_host: true, data_len: 4096 }));
+        assert_eq!(
+            read,
+            Ok(Carried {
+                source: Source::None,
+                to_host: true,
+                data_len: 4096
+            })
+        );
         assert_eq!(judge(FLUSH, SglDescriptor::none(), 0), Ok(NOTHING));
         assert_eq!(judge(WRITE, SglDescriptor::none(), 0), Ok(NOTHING));
     }
@@ -84,13 +116,48 @@ mod tests {
     #[test]
     fn bad_descriptors() {
         let cases = [
-            (WRITE, SglDescriptor::in_capsule(0, 512), 511, Status::DATA_SGL_LENGTH_INVALID),
-            (WRITE, SglDescriptor::in_capsule(0, 512), 0, Status::DATA_SGL_LENGTH_INVALID),
-            (WRITE, SglDescriptor::in_capsule(4, 512), 512, Status::SGL_OFFSET_INVALID),
-            (WRITE, SglDescriptor::transport(512), 512, Status::DATA_SGL_LENGTH_INVALID),
-            (READ, SglDescriptor::in_capsule(0, 512), 512, Status::SGL_TYPE_INVALID),
-            (READ, SglDescriptor::data_block(0, 512), 0, Status::SGL_TYPE_INVALID),
-            (WRITE, SglDescriptor::data_block(4096, 512), 0, Status::SGL_TYPE_INVALID),
+            (
+                WRITE,
+                SglDescriptor::in_capsule(0, 512),
+                511,
+                Status::DATA_SGL_LENGTH_INVALID,
+            ),
+            (
+                WRITE,
+                SglDescriptor::in_capsule(0, 512),
+                0,
+                Status::DATA_SGL_LENGTH_INVALID,
+            ),
+            (
+                WRITE,
+                SglDescriptor::in_capsule(4, 512),
+                512,
+                Status::SGL_OFFSET_INVALID,
+            ),
+            (
+                WRITE,
+                SglDescriptor::transport(512),
+                512,
+                Status::DATA_SGL_LENGTH_INVALID,
+            ),
+            (
+                READ,
+                SglDescriptor::in_capsule(0, 512),
+                512,
+                Status::SGL_TYPE_INVALID,
+            ),
+            (
+                READ,
+                SglDescriptor::data_block(0, 512),
+                0,
+                Status::SGL_TYPE_INVALID,
+            ),
+            (
+                WRITE,
+                SglDescriptor::data_block(4096, 512),
+                0,
+                Status::SGL_TYPE_INVALID,
+            ),
         ];
         for (opcode, sgl, in_capsule, status) in cases {
             assert_eq!(judge(opcode, sgl, in_capsule), Err(status.dnr()), "{sgl:?}");

@@ -108,8 +108,18 @@ impl TcpConfig {
                 capsule <= 1 << 20 && capsule.is_multiple_of(16),
                 "0 to 1048576, a multiple of 16",
             ),
-            ("h2c_data_max_bytes", self.h2c_data_max_bytes, piece(self.h2c_data_max_bytes), PIECE),
-            ("r2t_max_bytes", self.r2t_max_bytes, piece(self.r2t_max_bytes), PIECE),
+            (
+                "h2c_data_max_bytes",
+                self.h2c_data_max_bytes,
+                piece(self.h2c_data_max_bytes),
+                PIECE,
+            ),
+            (
+                "r2t_max_bytes",
+                self.r2t_max_bytes,
+                piece(self.r2t_max_bytes),
+                PIECE,
+            ),
             (
                 "r2t_outstanding_max",
                 u32::from(self.r2t_outstanding_max),
@@ -141,21 +151,50 @@ impl TcpConfig {
                 self.send_queue_max_bytes >= 64 << 10,
                 "65536 or more",
             ),
-            ("fetch_max_bytes", self.fetch_max_bytes, self.fetch_max_bytes >= 64 << 10, "65536 or more"),
+            (
+                "fetch_max_bytes",
+                self.fetch_max_bytes,
+                self.fetch_max_bytes >= 64 << 10,
+                "65536 or more",
+            ),
             (
                 "capsule_stash_max_bytes",
                 self.capsule_stash_max_bytes,
                 self.capsule_stash_max_bytes >= 8 << 10,
                 "8192 or more",
             ),
-            ("icreq_timeout_ms", self.icreq_timeout_ms, self.icreq_timeout_ms >= 100, TIME),
-            ("connect_timeout_ms", self.connect_timeout_ms, self.connect_timeout_ms >= 100, TIME),
-            ("transfer_timeout_ms", self.transfer_timeout_ms, self.transfer_timeout_ms >= 100, TIME),
-            ("send_timeout_ms", self.send_timeout_ms, self.send_timeout_ms >= 100, TIME),
+            (
+                "icreq_timeout_ms",
+                self.icreq_timeout_ms,
+                self.icreq_timeout_ms >= 100,
+                TIME,
+            ),
+            (
+                "connect_timeout_ms",
+                self.connect_timeout_ms,
+                self.connect_timeout_ms >= 100,
+                TIME,
+            ),
+            (
+                "transfer_timeout_ms",
+                self.transfer_timeout_ms,
+                self.transfer_timeout_ms >= 100,
+                TIME,
+            ),
+            (
+                "send_timeout_ms",
+                self.send_timeout_ms,
+                self.send_timeout_ms >= 100,
+                TIME,
+            ),
         ];
         for (key, value, good, limits) in checks {
             if !good {
-                return Err(ConfigError { key, value: u64::from(value), limits });
+                return Err(ConfigError {
+                    key,
+                    value: u64::from(value),
+                    limits,
+                });
             }
         }
         Ok(())

@@ -69,7 +69,12 @@ impl Connection {
         commands: Box<dyn Commands>,
     ) -> Rc<Connection> {
         let at = now();
-        let queue = Queue { entries: u16::MAX, head: 0, flow_control: true, silent: 0 };
+        let queue = Queue {
+            entries: u16::MAX,
+            head: 0,
+            flow_control: true,
+            silent: 0,
+        };
         Rc::new_cyclic(|me| Connection {
             me: Weak::clone(me),
             peer,
@@ -121,7 +126,13 @@ impl Connection {
             };
         }
         let in_capsule_max = self.config.in_capsule_data_bytes.max(ADMIN_CAPSULE_BYTES);
-        self.params.set(Params { header_digest, data_digest, align: 4, in_capsule_max, data_max });
+        self.params.set(Params {
+            header_digest,
+            data_digest,
+            align: 4,
+            in_capsule_max,
+            data_max,
+        });
         self.enter(Phase::AwaitConnect);
         self.hook();
     }
@@ -159,7 +170,9 @@ impl Connection {
 
     /// Answers a command, now or when the host has sent what it still owes for it.
     pub(crate) fn conclude(&self, mut slots: RefMut<'_, SlotTable>, index: u16, mut reply: Reply) {
-        let Some(slot) = slots.get_mut(index) else { return };
+        let Some(slot) = slots.get_mut(index) else {
+            return;
+        };
         if slot.owed() {
             slot.state = SlotState::Draining;
             slot.held = Some(reply);
@@ -169,7 +182,8 @@ impl Connection {
         if slot.digest_error {
             reply = Reply::status(Status::TRANSIENT_TRANSPORT_ERROR.wire());
         }
-        if reply.payload.len() > slot.data_len as usize || (!slot.to_host && !reply.payload.is_empty())
+        if reply.payload.len() > slot.data_len as usize
+            || (!slot.to_host && !reply.payload.is_empty())
         {
             tracing::error!(peer = %self.peer, cid = slot.cid, "reply has more data than asked for");
             reply = Reply::status(Status::INTERNAL_ERROR.wire());
@@ -197,14 +211,22 @@ impl Connection {
             self.establish(established);
         }
         let mut queue = self.queue.get();
-        let sqhd = if queue.flow_control { queue.head } else { SQHD_DISABLED };
+        let sqhd = if queue.flow_control {
+            queue.head
+        } else {
+            SQHD_DISABLED
+        };
         let with_data = reply.status == 0 && !reply.payload.is_empty();
         // The host learns of SQHD from responses only, so some must go out while it looks at it.
         let silent = with_data
             && self.config.c2h_success
             && reply.result == 0
             && (!queue.flow_control || queue.silent < queue.entries / 4);
-        queue.silent = if silent { queue.silent.wrapping_add(1) } else { 0 };
+        queue.silent = if silent {
+            queue.silent.wrapping_add(1)
+        } else {
+            0
+        };
         self.queue.set(queue);
         let mut tx = self.tx.borrow_mut();
         if with_data {
@@ -282,7 +304,9 @@ impl Connection {
 
     fn flush(&self) {
         let stream = self.stream.borrow();
-        let Some(stream) = stream.as_ref() else { return };
+        let Some(stream) = stream.as_ref() else {
+            return;
+        };
         let batch = {
             let mut tx = self.tx.borrow_mut();
             self.stats.sent_pdus.add(tx.take_pdu_count());
@@ -330,7 +354,12 @@ impl Connection {
     }
 
     fn is_overdue(&self, limit: Ticks) -> bool {
-        if self.rx.borrow().pdu_since().is_some_and(|since| since < limit) {
+        if self
+            .rx
+            .borrow()
+            .pdu_since()
+            .is_some_and(|since| since < limit)
+        {
             return true;
         }
         let slots = self.slots.borrow();
@@ -432,7 +461,9 @@ pub(crate) struct Control(pub(crate) Weak<Connection>);
 
 impl ConnectionControl for Control {
     fn abort(&self, command_id: u16, status: u16) -> bool {
-        self.0.upgrade().is_some_and(|connection| connection.abort(command_id, status))
+        self.0
+            .upgrade()
+            .is_some_and(|connection| connection.abort(command_id, status))
     }
 
     fn close(&self, reason: &'static str) {
@@ -446,12 +477,14 @@ impl Connection {
     fn abort(&self, cid: u16, status: u16) -> bool {
         let (index, generation, task) = {
             let mut slots = self.slots.borrow_mut();
-            let Some(index) = slots.find(cid) else { return false };
-            let Some(slot) = slots.get_mut(index) else { return false };
+            let Some(index) = slots.find(cid) else {
+                return false;
+            };
+            let Some(slot) = slots.get_mut(index) else {
+                return false;
+            };
             match slot.state {
-                SlotState::Running if !slot.committed => {
-                    (index, slot.generation, slot.task.take())
-                }
+                SlotState::Running if !slot.committed => (index, slot.generation, slot.task.take()),
                 SlotState::Deferred => (index, slot.generation, None),
                 _ => return false,
             }

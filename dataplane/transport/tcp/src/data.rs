@@ -29,7 +29,11 @@ impl Connection {
             return Poll::Ready(Ok(into));
         }
         if slot.source == Source::Fetch {
-            slot.fill = Some(Fill { lease: into, done: false, waker: None });
+            slot.fill = Some(Fill {
+                lease: into,
+                done: false,
+                waker: None,
+            });
             slot.transfer_ticks = now();
             drop(slots);
             self.ask_for_data(index);
@@ -43,7 +47,11 @@ impl Connection {
         };
         self.stats.in_capsule_copied_bytes.add_len(copied);
         let outcome = if slot.arriving {
-            slot.fill = Some(Fill { lease: into, done: false, waker: None });
+            slot.fill = Some(Fill {
+                lease: into,
+                done: false,
+                waker: None,
+            });
             Poll::Pending
         } else if slot.digest_error {
             Poll::Ready(Err(LinkError::DataDigest))
@@ -69,7 +77,9 @@ impl Connection {
         let Some(slot) = slots.current(index, generation) else {
             return Poll::Ready(Err(self.gone()));
         };
-        let Some(fill) = &mut slot.fill else { return Poll::Ready(Err(LinkError::Aborted)) };
+        let Some(fill) = &mut slot.fill else {
+            return Poll::Ready(Err(LinkError::Aborted));
+        };
         if !fill.done {
             match &fill.waker {
                 Some(known) if known.will_wake(cx.waker()) => {}
@@ -85,7 +95,11 @@ impl Connection {
     }
 
     fn gone(&self) -> LinkError {
-        if self.is_closing() { LinkError::Closed } else { LinkError::Aborted }
+        if self.is_closing() {
+            LinkError::Closed
+        } else {
+            LinkError::Aborted
+        }
     }
 
     /// Sends as many R2Ts for a command as it needs and the host takes at once.
@@ -131,7 +145,9 @@ impl Connection {
     /// The host owes a command nothing more: it goes on, or its held reply goes out.
     fn data_complete(&self, index: u16) {
         let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(index) else { return };
+        let Some(slot) = slots.get_mut(index) else {
+            return;
+        };
         if slot.state == SlotState::Draining {
             if let Some(reply) = slot.held.take() {
                 self.conclude(slots, index, reply);

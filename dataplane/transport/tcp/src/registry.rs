@@ -31,7 +31,9 @@ pub(crate) fn remove(connection: &Connection) {
     // The reference is dropped after the list is free again. During thread exit there is no list.
     let _removed = CONNECTIONS.try_with(|all| {
         let mut all = all.borrow_mut();
-        let at = all.iter().position(|c| std::ptr::eq(Rc::as_ptr(c), connection))?;
+        let at = all
+            .iter()
+            .position(|c| std::ptr::eq(Rc::as_ptr(c), connection))?;
         Some(all.swap_remove(at))
     });
 }
@@ -111,12 +113,16 @@ impl ConnectionRef {
 
     /// NQN of the host, once it has connected to a queue.
     pub fn host_nqn(&self) -> Option<String> {
-        self.connection.upgrade().and_then(|connection| connection.commands.host_nqn())
+        self.connection
+            .upgrade()
+            .and_then(|connection| connection.commands.host_nqn())
     }
 
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
-        self.connection.upgrade().is_none_or(|c| c.phase.get() == Phase::Closed)
+        self.connection
+            .upgrade()
+            .is_none_or(|c| c.phase.get() == Phase::Closed)
     }
 
     /// Closes it after the replies already given are sent; nothing more is read.

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use penstock_buffer::Lease;
 use penstock_nvme::tcp::{
-    CapsuleCmd, CommonHeader, Crc32c, DIGEST_BYTES, Frame, H2cData, HLEN_MAX, Header, PduError, PduType,
-    Receiver as Role, Refusal, TermReq, check, crc32c, decode_header,
+    CapsuleCmd, CommonHeader, Crc32c, DIGEST_BYTES, Frame, H2cData, HLEN_MAX, Header, PduError,
+    PduType, Receiver as Role, Refusal, TermReq, check, crc32c, decode_header,
 };
 use penstock_nvme::{IntoBytes, Status};
 use penstock_reactor::{RecvChunk, Ticks, now};
@@ -115,7 +115,9 @@ impl Receiver {
 
     /// Gathers bytes until `need` are there.
     fn gather(&mut self, need: usize, cursor: &mut Cursor<'_>) -> bool {
-        let count = need.saturating_sub(self.gathered_len).min(cursor.rest().len());
+        let count = need
+            .saturating_sub(self.gathered_len)
+            .min(cursor.rest().len());
         let end = self.gathered_len + count;
         self.gathered[self.gathered_len..end].copy_from_slice(cursor.take(count));
         self.gathered_len = end;
@@ -154,7 +156,9 @@ impl Connection {
         self.now.set(at);
         self.commands.traffic(at);
         let mut rx = self.rx.borrow_mut();
-        let RxState::Direct(mut data) = rx.state else { return };
+        let RxState::Direct(mut data) = rx.state else {
+            return;
+        };
         self.stats.direct_bytes.add_len(lease.len());
         if data.digest {
             rx.crc.update(lease.bytes());
@@ -171,7 +175,9 @@ impl Connection {
         }
         self.now.set(now());
         while !self.is_closing() && !self.is_blocked() {
-            let Some(chunk) = rx.waiting.pop_front() else { break };
+            let Some(chunk) = rx.waiting.pop_front() else {
+                break;
+            };
             self.consume(&mut rx, chunk, false);
         }
         if self.is_closing() {
@@ -183,7 +189,10 @@ impl Connection {
     }
 
     fn consume(&self, rx: &mut Receiver, mut chunk: RecvChunk, may_direct: bool) {
-        let mut cursor = Cursor { chunk: &chunk, at: 0 };
+        let mut cursor = Cursor {
+            chunk: &chunk,
+            at: 0,
+        };
         let done = self.parse(rx, &mut cursor);
         let at = cursor.at;
         if !done {
@@ -262,7 +271,11 @@ impl Connection {
             match verdict(self.phase.get(), kind) {
                 Verdict::Accept | Verdict::Discard => {}
                 Verdict::Refuse(fes) => {
-                    return Err(PduError { refusal: Refusal::Sequence(kind), fes, fei: 0 });
+                    return Err(PduError {
+                        refusal: Refusal::Sequence(kind),
+                        fes,
+                        fei: 0,
+                    });
                 }
             }
         }
@@ -303,7 +316,9 @@ impl Connection {
 
     /// Ends the connection because of a PDU (TCP 1.1, 3.5).
     fn refuse(&self, error: &PduError, head: &[u8]) {
-        let echoed = usize::from(head.get(2).copied().unwrap_or(0)).min(head.len()).min(HLEN_MAX);
+        let echoed = usize::from(head.get(2).copied().unwrap_or(0))
+            .min(head.len())
+            .min(HLEN_MAX);
         self.violation(error.fes, error.fei, &head[..echoed], &error.refusal);
     }
 
@@ -329,7 +344,13 @@ impl Connection {
         if self.is_closing() {
             return;
         }
-        let in_capsule = matches!(carried, Ok(Carried { source: Source::Capsule, .. }));
+        let in_capsule = matches!(
+            carried,
+            Ok(Carried {
+                source: Source::Capsule,
+                ..
+            })
+        );
         match slot {
             Some(slot) if in_capsule => self.offer(rx, frame, slot, cursor),
             slot => {
@@ -349,8 +370,15 @@ impl Connection {
             data_len: carried.data_len,
             received_ticks: self.now.get(),
         };
-        let Carried { source, to_host, .. } = carried;
-        let admitted = self.slots.borrow_mut().admit(Admission { cid, source, to_host, command });
+        let Carried {
+            source, to_host, ..
+        } = carried;
+        let admitted = self.slots.borrow_mut().admit(Admission {
+            cid,
+            source,
+            to_host,
+            command,
+        });
         match admitted {
             Ok(slot) => Some(slot),
             Err(Refused::Duplicate) => {
@@ -378,7 +406,9 @@ impl Connection {
         let total = frame.data_len as usize;
         let here = total.min(cursor.rest().len());
         let whole = cursor.rest().len() >= total + frame.trailer_len();
-        let Some(view) = cursor.chunk.slice(cursor.at..cursor.at + here) else { return };
+        let Some(view) = cursor.chunk.slice(cursor.at..cursor.at + here) else {
+            return;
+        };
         let bytes = cursor.take(here);
         let mut good = true;
         if whole {
@@ -420,7 +450,12 @@ impl Connection {
         if digest {
             rx.crc.reset();
         }
-        rx.state = RxState::Data(DataIn { to, offset, left: frame.data_len, digest });
+        rx.state = RxState::Data(DataIn {
+            to,
+            offset,
+            left: frame.data_len,
+            digest,
+        });
     }
 
     /// Counts `bytes` of data as arrived.
@@ -456,7 +491,9 @@ impl Connection {
             Target::Transfer(transfer) => (transfer.slot, &self.stats.chunk_copied_bytes),
         };
         let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(index) else { return };
+        let Some(slot) = slots.get_mut(index) else {
+            return;
+        };
         if let Some(fill) = &slot.fill {
             copied.add_len(fill.lease.write_at(data.offset as usize, bytes));
         } else if slots.stash_more(index, bytes) {

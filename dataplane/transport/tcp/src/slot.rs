@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use penstock_buffer::Lease;
-use penstock_nvme::tcp::{H2cData, PduError, check_h2c_data};
+use penstock_nvme::tcp::{self, H2cData, PduError, check_h2c_data};
 use penstock_reactor::{RecvChunk, TaskId};
 use penstock_seam::{Command, Reply};
 
@@ -51,12 +51,10 @@ pub(crate) enum Capsule {
 }
 
 /// An R2T whose data has not all arrived.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenR2t {
     tag: u16,
-    offset: u32,
-    len: u32,
-    arrived: u32,
+    run: tcp::Transfer,
 }
 
 /// Payload memory that is being filled.
@@ -91,7 +89,7 @@ pub(crate) struct Slot {
     pub(crate) held: Option<Reply>,
     /// When the oldest outstanding transfer began, in ticks.
     pub(crate) transfer_ticks: u64,
-    r2ts: [OpenR2t; R2T_MAX],
+    r2ts: [Option<OpenR2t>; R2T_MAX],
     r2ts_open: u8,
     serial: u8,
     next_offset: u32,
@@ -167,7 +165,7 @@ impl Slot {
             fill: None,
             held: None,
             transfer_ticks: 0,
-            r2ts: [OpenR2t::default(); R2T_MAX],
+            r2ts: [None; R2T_MAX],
             r2ts_open: 0,
             serial: 0,
             next_offset: 0,
@@ -181,7 +179,9 @@ impl Slot {
 
     /// Whether R2Ts for all of the memory are sent.
     pub(crate) fn asked_for_all(&self) -> bool {
-        self.fill.as_ref().is_none_or(|fill| self.next_offset as usize >= fill.lease.len())
+        self.fill
+            .as_ref()
+            .is_none_or(|fill| self.next_offset as usize >= fill.lease.len())
     }
 
     /// Whether R2Ts are outstanding.
@@ -220,7 +220,8 @@ impl SlotTable {
 
     /// The slot, if it still holds the command of that generation.
     pub(crate) fn current(&mut self, slot: u16, generation: u32) -> Option<&mut Slot> {
-        self.get_mut(slot).filter(|s| s.generation == generation && s.state != SlotState::Free)
+        self.get_mut(slot)
+            .filter(|s| s.generation == generation && s.state != SlotState::Free)
     }
 
     fn cid_bit(cid: u16) -> (usize, u64) {
@@ -270,7 +271,9 @@ impl SlotTable {
     /// Whether a fetching command may get memory now; if so its bytes are counted, if not it waits
     /// in line. The two halves of a fused operation never wait: they have to meet in order.
     pub(crate) fn may_fetch(&mut self, index: u16, max: u64) -> bool {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return false };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return false;
+        };
         if slot.source != Source::Fetch {
             return true;
         }
@@ -309,7 +312,9 @@ impl SlotTable {
     /// Gives the slot back. The caller has made sure that the host owes it nothing.
     pub(crate) fn release(&mut self, index: u16) {
         self.drop_data(index);
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return;
+        };
         if slot.state == SlotState::Free {
             return;
         }
@@ -326,7 +331,9 @@ impl SlotTable {
 
     /// Lets go of the command's memory and in-capsule data.
     pub(crate) fn drop_data(&mut self, index: u16) {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return;
+        };
         if let Capsule::Stash(stash) = std::mem::replace(&mut slot.capsule, Capsule::Taken) {
             self.stash_bytes = self.stash_bytes.saturating_sub(stash.len());
         }
@@ -339,15 +346,22 @@ impl SlotTable {
         if self.in_use[word] & bit == 0 {
             return None;
         }
-        let at = self.slots.iter().position(|s| s.state != SlotState::Free && s.cid == cid)?;
+        let at = self
+            .slots
+            .iter()
+            .position(|s| s.state != SlotState::Free && s.cid == cid)?;
         u16::try_from(at).ok()
     }
 
     /// Moves in-capsule data that nobody took up out of the receive buffer. `total` is how much the
     /// capsule carries altogether. Returns how many bytes were set aside.
     pub(crate) fn stash(&mut self, index: u16, total: usize) -> usize {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return 0 };
-        let Capsule::Chunk(chunk) = &slot.capsule else { return 0 };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return 0;
+        };
+        let Capsule::Chunk(chunk) = &slot.capsule else {
+            return 0;
+        };
         let mut stash = Vec::with_capacity(total);
         stash.extend_from_slice(chunk);
         let count = stash.len();
@@ -358,8 +372,12 @@ impl SlotTable {
 
     /// Appends in-capsule bytes to the stash of a command that has no memory yet.
     pub(crate) fn stash_more(&mut self, index: u16, bytes: &[u8]) -> bool {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return false };
-        let Capsule::Stash(stash) = &mut slot.capsule else { return false };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return false;
+        };
+        let Capsule::Stash(stash) = &mut slot.capsule else {
+            return false;
+        };
         stash.extend_from_slice(bytes);
         self.stash_bytes += bytes.len();
         true
@@ -373,14 +391,24 @@ impl SlotTable {
         if left == 0 || slot.r2ts_open >= open_max.min(u8::try_from(R2T_MAX).unwrap_or(1)) {
             return None;
         }
-        let at = slot.r2ts.iter().position(|r| r.len == 0)?;
+        let at = slot.r2ts.iter().position(Option::is_none)?;
         slot.serial = slot.serial.wrapping_add(1);
         let tag = index | (u16::from(slot.serial) << TAG_SLOT_BITS);
         let len = left.min(piece_max);
-        slot.r2ts[at] = OpenR2t { tag, offset: slot.next_offset, len, arrived: 0 };
+        let run = tcp::Transfer {
+            offset: slot.next_offset,
+            length: len,
+            done: 0,
+        };
+        slot.r2ts[at] = Some(OpenR2t { tag, run });
         slot.r2ts_open += 1;
         self.r2ts_open += 1;
-        let out = R2tOut { cid: slot.cid, tag, offset: slot.next_offset, len };
+        let out = R2tOut {
+            cid: slot.cid,
+            tag,
+            offset: slot.next_offset,
+            len,
+        };
         slot.next_offset += len;
         Some(out)
     }
@@ -393,26 +421,36 @@ impl SlotTable {
     pub(crate) fn begin_transfer(&mut self, header: &H2cData) -> Result<Transfer, PduError> {
         let tag = header.ttag.get();
         let index = tag & (SLOTS_MAX - 1);
-        let slot = self.slots.get_mut(usize::from(index)).ok_or(PduError::tag(tag))?;
-        let open = slot.r2ts.iter().position(|r| r.len > 0 && r.tag == tag);
-        let at = open.ok_or(PduError::tag(tag))?;
+        let slot = self
+            .slots
+            .get_mut(usize::from(index))
+            .ok_or(PduError::tag(tag))?;
+        let mut open = slot.r2ts.iter_mut().enumerate();
+        let found = open.find_map(|(at, r2t)| Some((at, r2t.as_mut().filter(|r| r.tag == tag)?)));
+        let (at, r2t) = found.ok_or(PduError::tag(tag))?;
         if slot.cid != header.cccid.get() {
             return Err(PduError::command(header.cccid.get()));
         }
-        let r2t = &mut slot.r2ts[at];
-        check_h2c_data(header, r2t.offset + r2t.arrived, r2t.len - r2t.arrived)?;
-        r2t.arrived += header.datal.get();
-        Ok(Transfer { slot: index, r2t: u8::try_from(at).unwrap_or(0) })
+        check_h2c_data(header, &r2t.run)?;
+        r2t.run.done += header.datal.get();
+        Ok(Transfer {
+            slot: index,
+            r2t: u8::try_from(at).unwrap_or(0),
+        })
     }
 
     /// The last byte of an H2CData PDU is here. True if its R2T is now complete.
     pub(crate) fn end_transfer(&mut self, transfer: Transfer) -> bool {
-        let Some(slot) = self.slots.get_mut(usize::from(transfer.slot)) else { return false };
-        let Some(r2t) = slot.r2ts.get_mut(usize::from(transfer.r2t)) else { return false };
-        if r2t.len == 0 || r2t.arrived < r2t.len {
+        let Some(slot) = self.slots.get_mut(usize::from(transfer.slot)) else {
+            return false;
+        };
+        let Some(open) = slot.r2ts.get_mut(usize::from(transfer.r2t)) else {
+            return false;
+        };
+        if open.is_none_or(|r2t| r2t.run.done < r2t.run.length) {
             return false;
         }
-        *r2t = OpenR2t::default();
+        *open = None;
         slot.r2ts_open = slot.r2ts_open.saturating_sub(1);
         self.r2ts_open = self.r2ts_open.saturating_sub(1);
         true
@@ -420,7 +458,9 @@ impl SlotTable {
 
     /// Whether any transfer of the host began before `limit_ticks`.
     pub(crate) fn any_overdue(&self, limit_ticks: u64) -> bool {
-        self.slots.iter().any(|s| s.owed() && s.transfer_ticks < limit_ticks)
+        self.slots
+            .iter()
+            .any(|s| s.owed() && s.transfer_ticks < limit_ticks)
     }
 
     /// Everything in the slots, for the end of the connection: tasks to cancel and what to drop

@@ -30,8 +30,13 @@ pub(crate) enum Verdict {
 
 impl Phase {
     #[cfg(test)]
-    pub(crate) const ALL: [Phase; 5] =
-        [Phase::AwaitIcReq, Phase::AwaitConnect, Phase::Live, Phase::Closing, Phase::Closed];
+    pub(crate) const ALL: [Phase; 5] = [
+        Phase::AwaitIcReq,
+        Phase::AwaitConnect,
+        Phase::Live,
+        Phase::Closing,
+        Phase::Closed,
+    ];
 }
 
 /// The table (TCP 1.1, 3.5: fatal errors; a PDU of the wrong direction or an unknown type is an
@@ -43,7 +48,9 @@ pub(crate) fn verdict(phase: Phase, kind: PduType) -> Verdict {
     use Verdict::{Accept, Discard, Refuse};
     match (phase, kind) {
         (Phase::Closing | Phase::Closed, _) => Discard,
-        (_, IcResp | C2hTermReq | CapsuleResp | C2hData | R2t) => Refuse(FatalError::InvalidHeaderField),
+        (_, IcResp | C2hTermReq | CapsuleResp | C2hData | R2t) => {
+            Refuse(FatalError::InvalidHeaderField)
+        }
         (_, H2cTermReq) => Accept,
         (Phase::AwaitIcReq, IcReq) => Accept,
         (Phase::AwaitIcReq, CapsuleCmd | H2cData) => Refuse(FatalError::SequenceError),

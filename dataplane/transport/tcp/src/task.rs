@@ -27,8 +27,16 @@ impl<H: Handler> Commands for Served<H> {
         let handler = Rc::clone(&self.0);
         spawn(async move {
             loop {
-                let (command, generation) = Next { connection: &connection, slot }.await;
-                let link = TcpLink { connection: Rc::clone(&connection), slot, generation };
+                let (command, generation) = Next {
+                    connection: &connection,
+                    slot,
+                }
+                .await;
+                let link = TcpLink {
+                    connection: Rc::clone(&connection),
+                    slot,
+                    generation,
+                };
                 let reply = Rc::clone(&handler).execute(command, link).await;
                 connection.finish(slot, generation, reply);
             }
@@ -90,7 +98,10 @@ impl Link for TcpLink {
     }
 
     fn receive(&self, into: Lease) -> impl Future<Output = Result<Lease, LinkError>> {
-        Receive { link: self, into: Some(into) }
+        Receive {
+            link: self,
+            into: Some(into),
+        }
     }
 }
 
@@ -104,7 +115,11 @@ impl Future for Receive<'_> {
     type Output = Result<Lease, LinkError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let TcpLink { connection, slot, generation } = self.link;
+        let TcpLink {
+            connection,
+            slot,
+            generation,
+        } = self.link;
         if let Some(into) = self.into.take()
             && let Poll::Ready(result) = connection.begin_receive(*slot, *generation, into)
         {

@@ -22,8 +22,12 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Before the parameters are exchanged.
-    pub(crate) const PLAIN: Wire =
-        Wire { header_digest: false, data_digest: false, align_bytes: 4, r2t_max: 1 };
+    pub(crate) const PLAIN: Wire = Wire {
+        header_digest: false,
+        data_digest: false,
+        align_bytes: 4,
+        r2t_max: 1,
+    };
 }
 
 /// PDUs queued for sending. Batches come from the reactor's free list, so in steady state nothing
@@ -94,7 +98,11 @@ impl Outgoing {
     }
 
     fn room(&mut self, bytes: usize) -> Option<&mut SendBatch> {
-        if !self.ready.back().is_some_and(|batch| batch.has_room(1, bytes)) {
+        if !self
+            .ready
+            .back()
+            .is_some_and(|batch| batch.has_room(1, bytes))
+        {
             self.ready.push_back(SendBatch::new());
         }
         self.ready.back_mut()
@@ -171,7 +179,12 @@ impl Outgoing {
 
     fn data_header(&mut self, header: &DataHeader) {
         let mut head = [0; tcp::HEADER_BYTES_MAX];
-        let Wire { header_digest, data_digest, align_bytes, .. } = self.wire;
+        let Wire {
+            header_digest,
+            data_digest,
+            align_bytes,
+            ..
+        } = self.wire;
         let len = tcp::encode_c2h_data(&mut head, header, header_digest, data_digest, align_bytes);
         self.raw(&head[..len]);
     }
@@ -179,7 +192,14 @@ impl Outgoing {
     #[inline]
     fn data_single(&mut self, cccid: u16, lease: Lease, success: bool) {
         let datal = u32::try_from(lease.len()).unwrap_or(u32::MAX);
-        self.data_header(&DataHeader { cccid, ttag: 0, datao: 0, datal, last: true, success });
+        self.data_header(&DataHeader {
+            cccid,
+            ttag: 0,
+            datao: 0,
+            datal,
+            last: true,
+            success,
+        });
         let digest = self.wire.data_digest.then(|| tcp::crc32c(lease.bytes()));
         self.put_lease(lease);
         if let Some(digest) = digest {
@@ -187,8 +207,23 @@ impl Outgoing {
         }
     }
 
-    fn data_piece(&mut self, cccid: u16, payload: &Payload, datao: u32, datal: u32, last: bool, success: bool) {
-        self.data_header(&DataHeader { cccid, ttag: 0, datao, datal, last, success });
+    fn data_piece(
+        &mut self,
+        cccid: u16,
+        payload: &Payload,
+        datao: u32,
+        datal: u32,
+        last: bool,
+        success: bool,
+    ) {
+        self.data_header(&DataHeader {
+            cccid,
+            ttag: 0,
+            datao,
+            datal,
+            last,
+            success,
+        });
         let mut digest = Crc32c::new();
         let mut skip = datao as usize;
         let mut left = datal as usize;
@@ -198,7 +233,9 @@ impl Outgoing {
                 continue;
             }
             let len = left.min(segment.len() - skip);
-            let Some(part) = segment.slice(skip, len) else { break };
+            let Some(part) = segment.slice(skip, len) else {
+                break;
+            };
             if self.wire.data_digest {
                 digest.update(part.bytes());
             }
