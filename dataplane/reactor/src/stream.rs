@@ -207,6 +207,11 @@ impl Stream {
         if self.0.receiving.get() != Receiving::Idle || self.0.closing.get() {
             return;
         }
+        if core.shared.stop.load(Relaxed) {
+            // The reactor ends and has cancelled this stream's receive: the stream ends with it.
+            self.begin_close(core, None);
+            return;
+        }
         if self.0.direct.borrow().is_some() {
             self.arm_direct(core);
         } else if self.0.paused.get() {
