@@ -51,3 +51,38 @@ wire_enum! {
 
 /// Log specific field bit: return groups only, no namespace identifiers (RGO).
 pub const ANA_GROUPS_ONLY: u8 = 1 << 0;
+
+/// A group of the ANA log page, with the namespace identifiers that follow its descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct AnaGroupView<'a> {
+    /// Descriptor.
+    pub descriptor: &'a AnaGroup,
+    nsids: &'a [Le32],
+}
+
+impl<'a> AnaGroupView<'a> {
+    /// Namespace identifiers of the group.
+    pub fn nsids(&self) -> impl Iterator<Item = u32> + 'a {
+        self.nsids.iter().map(|nsid| nsid.get())
+    }
+
+    /// State of the group, where it is not reserved.
+    pub fn state(&self) -> Option<AnaState> {
+        AnaState::try_from(self.descriptor.state & 0xf).ok()
+    }
+}
+
+/// The groups of an ANA log page. Ends at the header's count, or where the page is cut off.
+pub fn ana_groups(page: &[u8]) -> impl Iterator<Item = AnaGroupView<'_>> {
+    let parsed = AnaHeader::ref_from_prefix(page).ok();
+    let (mut left, mut rest) =
+        parsed.map_or((0, page), |(header, rest)| (header.ngrps.get(), rest));
+    core::iter::from_fn(move || {
+        left = left.checked_sub(1)?;
+        let (descriptor, after) = AnaGroup::ref_from_prefix(rest).ok()?;
+        let count = usize::try_from(descriptor.nnsids.get()).ok()?;
+        let (nsids, after) = <[Le32]>::ref_from_prefix_with_elems(after, count).ok()?;
+        rest = after;
+        Some(AnaGroupView { descriptor, nsids })
+    })
+}

@@ -103,8 +103,8 @@ pub enum Refusal {
     /// No such transfer is under way.
     #[error("transfer tag {0} belongs to no transfer under way")]
     Tag(u16),
-    /// DATAL contradicts PLEN, or is 0.
-    #[error("DATAL {0} does not fit the PDU's length")]
+    /// DATAL contradicts PLEN or is no whole dwords, or R2TL asks for nothing or for too much.
+    #[error("a data length of {0} does not fit")]
     DataLength(u32),
     /// Data before, after or beyond what was asked for.
     #[error("data of {length} bytes at {offset} is not what was asked for")]
@@ -492,44 +492,72 @@ fn whole_dwords(datal: u32, last: bool) -> Result<(), PduError> {
     }
 }
 
-/// Checks H2CData against its transfer: `next` is the offset of the first byte not yet there and
-/// `remaining` what the R2T still lacks. Data must come in order, and the last PDU, and only it,
-/// say so (TCP 1.1, 3.3.2 and 3.6.2.8). The caller has found the transfer by CCCID and TTAG:
-/// [`PduError::command`] and [`PduError::tag`] where there is none.
-#[inline]
-pub fn check_h2c_data(header: &H2cData, next: u32, remaining: u32) -> Result<(), PduError> {
-    let (datao, datal) = (header.datao.get(), header.datal.get());
-    if datao != next || datal > remaining {
-        return Err(PduError::out_of_range(datao, datal));
+/// A run of a command's data that comes in one or more PDUs: what an R2T asked for, or all of the
+/// data a controller sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Offset of the run within the command's data, in bytes.
+    pub offset: u32,
+    /// Length of the run in bytes.
+    pub length: u32,
+    /// Bytes of it that have come.
+    pub done: u32,
+}
+
+impl Transfer {
+    /// Data must lie within the run, or is out of range, and go on where the last ended, or is out
+    /// of sequence (TCP 1.1, 3.3.2.1 and 3.3.2.2). Gives whether it ends the run.
+    #[inline]
+    fn accept(&self, pdu_type: PduType, offset: u32, length: u32) -> Result<bool, PduError> {
+        let from = offset.checked_sub(self.offset);
+        let end = from.and_then(|from| from.checked_add(length));
+        let Some(end) = end.filter(|end| *end <= self.length) else {
+            return Err(PduError::out_of_range(offset, length));
+        };
+        if from != Some(self.done) {
+            return Err(PduError::sequence(pdu_type));
+        }
+        Ok(end == self.length)
     }
-    let last = header.ch.flags & FLAG_LAST != 0;
-    if last != (datal == remaining) {
+}
+
+/// Checks H2CData against the transfer its R2T began. The last PDU, and only it, must say so. The
+/// caller has found the transfer by CCCID and TTAG: [`PduError::command`] and [`PduError::tag`]
+/// where there is none (TCP 1.1, 3.3.2.2).
+#[inline]
+pub fn check_h2c_data(header: &H2cData, transfer: &Transfer) -> Result<(), PduError> {
+    let (datao, datal) = (header.datao.get(), header.datal.get());
+    let ends = transfer.accept(PduType::H2cData, datao, datal)?;
+    if ends != (header.ch.flags & FLAG_LAST != 0) {
         return Err(bad_flags(&header.ch, PduType::H2cData));
     }
-    whole_dwords(datal, last)
+    whole_dwords(datal, ends)
 }
 
-/// Checks C2HData against its command: `next` is the offset of the first byte not yet there and
-/// `length` that of the command's data.
-/// Whether the last PDU or the success flag came is the caller's to see in FLAGS.
+/// Checks C2HData against its command, whose whole data is `transfer`. A controller may end it
+/// short of the host's buffer, so whether the last PDU came is the caller's to see in FLAGS. The
+/// caller has found the command by CCCID: [`PduError::command`] where there is none
+/// (TCP 1.1, 3.3.2.1).
 #[inline]
-pub fn check_c2h_data(header: &C2hData, next: u32, length: u32) -> Result<(), PduError> {
+pub fn check_c2h_data(header: &C2hData, transfer: &Transfer) -> Result<(), PduError> {
     let (datao, datal) = (header.datao.get(), header.datal.get());
-    let end = datao.checked_add(datal).filter(|end| *end <= length);
-    if datao != next || end.is_none() {
-        return Err(PduError::out_of_range(datao, datal));
-    }
-    whole_dwords(datal, end == Some(length))
+    transfer.accept(PduType::C2hData, datao, datal)?;
+    whole_dwords(datal, header.ch.flags & FLAG_LAST != 0)
 }
 
-/// Checks an R2T against its command: `next` is the offset of the first byte not yet asked for,
-/// `length` that of the command's data (TCP 1.1, 3.6.2.10).
+/// Checks an R2T against its command, whose whole data is `transfer`, `done` being what earlier
+/// R2Ts asked for. One that is not contiguous is out of sequence (TCP 1.1, 3.3.2.2). Whether there
+/// are too many at once is the caller's to see: [`PduError::limit`].
 #[inline]
-pub fn check_r2t(header: &R2t, next: u32, length: u32) -> Result<(), PduError> {
-    let (offset, count) = (header.r2to.get(), header.r2tl.get());
-    let end = offset.checked_add(count).filter(|end| *end <= length);
-    if offset != next || count == 0 || end.is_none() {
-        return Err(PduError::out_of_range(offset, count));
+pub fn check_r2t(header: &R2t, transfer: &Transfer) -> Result<(), PduError> {
+    let (offset, length) = (header.r2to.get(), header.r2tl.get());
+    let from = offset.checked_sub(transfer.offset);
+    if from != Some(transfer.done) {
+        return Err(PduError::sequence(PduType::R2t));
+    }
+    let left = transfer.length.saturating_sub(transfer.done);
+    if length == 0 || length > left {
+        return Err(PduError::field(Refusal::DataLength(length), 16));
     }
     Ok(())
 }

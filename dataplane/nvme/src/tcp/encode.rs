@@ -15,9 +15,9 @@ use super::{
 use crate::sqe::{Cqe, Sqe};
 use crate::wire::{Le16, Le32};
 
-/// Most bytes before the data of any PDU: the largest alignment is 128 and the longest header with
-/// its digest is shorter.
-pub const HEADER_BYTES_MAX: usize = 128;
+/// Most bytes before the data of any PDU: alignments need not be powers of two, and a command
+/// capsule with its digest (76 bytes) under an alignment of 72 has its data at 144.
+pub const HEADER_BYTES_MAX: usize = 144;
 
 /// What a data PDU says of its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub const fn data_offset(hlen: usize, header_digest: bool, align: usize) -> usiz
 #[inline]
 #[allow(
     clippy::cast_possible_truncation,
-    reason = "HLEN and PDO are at most 128 here"
+    reason = "HLEN is at most 128, PDO at most 144"
 )]
 fn common(pdu_type: PduType, flags: u8, pdo: usize, plen: u32) -> CommonHeader {
     CommonHeader {
@@ -77,7 +77,7 @@ fn put(out: &mut [u8], header: &[u8], digest: bool) -> usize {
 
 /// Flags and PLEN of a PDU with `data` bytes from `offset`.
 #[inline]
-#[allow(clippy::cast_possible_truncation, reason = "offsets are at most 128")]
+#[allow(clippy::cast_possible_truncation, reason = "offsets are at most 144")]
 fn lengths(offset: usize, data: u32, hdgst: bool, ddgst: bool) -> (u8, u32) {
     let mut flags = if hdgst { FLAG_HDGST } else { 0 };
     let mut plen = (offset as u32).saturating_add(data);

@@ -12,8 +12,8 @@ mod encode;
 mod header;
 
 pub use check::{
-    Frame, Header, Params, PduError, Receiver, Refusal, check, check_c2h_data, check_h2c_data,
-    check_icreq, check_icresp, check_r2t, decode_header, verify_header_digest,
+    Frame, Header, Params, PduError, Receiver, Refusal, Transfer, check, check_c2h_data,
+    check_h2c_data, check_icreq, check_icresp, check_r2t, decode_header, verify_header_digest,
 };
 pub use digest::{Crc32c, crc32c};
 pub use encode::{
