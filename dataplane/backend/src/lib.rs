@@ -17,6 +17,8 @@ mod file;
 mod memory;
 mod null;
 mod slab;
+#[cfg(test)]
+mod testing;
 
 pub use error::OpenError;
 pub use file::{FileConfig, FileDevice, FileKind};

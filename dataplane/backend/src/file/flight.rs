@@ -51,8 +51,8 @@ pub(super) struct Flight {
 pub(super) enum Next {
     /// The same or another operation, as `step` and `done` say now.
     Again,
-    /// The file system does not know this way; `step` is unchanged.
-    Refused,
+    /// This way is closed, to all requests where `for_good`; `step` is unchanged.
+    Refused { for_good: bool },
     /// The request is over.
     Over(Result<(), BlockError>),
 }
@@ -110,8 +110,11 @@ impl Flight {
             Step::Deallocate => true,
             _ => false,
         };
-        if has_other_ways && errno::is_unsupported(errno) {
-            return Next::Refused;
+        // EINVAL: the range does not start or end where a drive's sectors do.
+        if has_other_ways && (errno::is_unsupported(errno) || errno == libc::EINVAL) {
+            return Next::Refused {
+                for_good: errno != libc::EINVAL,
+            };
         }
         Next::Over(Err(errno::block_error(errno, self.step.doing())))
     }

@@ -153,5 +153,8 @@ impl BlockDevice for FileDevice {
 }
 
 #[cfg(test)]
+#[path = "../file_script_tests.rs"]
+mod script_tests;
+#[cfg(test)]
 #[path = "../file_tests.rs"]
 mod tests;

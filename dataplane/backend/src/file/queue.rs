@@ -137,8 +137,8 @@ impl<R: Ring + 'static> FileQueue<R> {
         }
     }
 
-    /// Goes on in another way where the file system refused one, and remembers it.
-    fn go_around(&self, mut flight: Flight) {
+    /// Goes on in another way where the file system refused one, and remembers it if `for_good`.
+    fn go_around(&self, mut flight: Flight, for_good: bool) {
         let abilities = &self.device.abilities;
         let name = self.device.name();
         match flight.step {
@@ -146,7 +146,7 @@ impl<R: Ring + 'static> FileQueue<R> {
                 by: ZeroBy::Range,
                 durable,
             } => {
-                if abilities.zero_range.swap(false, Ordering::Relaxed) {
+                if for_good && abilities.zero_range.swap(false, Ordering::Relaxed) {
                     tracing::info!(device = name, "cannot zero a range; writing zeroes instead");
                 }
                 flight.step = Step::Zero {
@@ -156,7 +156,7 @@ impl<R: Ring + 'static> FileQueue<R> {
                 self.again(flight);
             }
             step => {
-                if abilities.punch.swap(false, Ordering::Relaxed) {
+                if for_good && abilities.punch.swap(false, Ordering::Relaxed) {
                     tracing::info!(
                         device = name,
                         "cannot deallocate; doing without from now on"
@@ -266,7 +266,7 @@ impl<R: Ring + 'static> FileSink for FileQueue<R> {
                 }
                 finish(flight, ended, payload);
             }
-            Next::Refused => self.go_around(flight),
+            Next::Refused { for_good } => self.go_around(flight, for_good),
             Next::Again => {
                 if moves && flight.bounce.is_none() && flight.kept.is_none() {
                     // `rest_of` shares the memory; this keeps it for the outcome.
