@@ -200,7 +200,7 @@ impl Drop for Raised<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testkit::{Tasks, block_on};
+    use crate::fakes::{Tasks, block_on};
     use std::rc::Rc;
     use std::thread;
 

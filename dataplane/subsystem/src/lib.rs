@@ -7,6 +7,8 @@ mod discovery;
 mod error_log;
 mod event;
 mod fabrics;
+#[cfg(test)]
+mod fakes;
 mod fence;
 mod io;
 mod local;
@@ -19,7 +21,7 @@ pub mod status;
 mod subsystem;
 mod target;
 #[cfg(test)]
-mod testkit;
+mod testing;
 
 pub use local::{Job, Runner};
 pub use namespace::NamespaceConfig;

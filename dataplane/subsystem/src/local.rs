@@ -77,9 +77,10 @@ impl Home {
         (self.runner)(Box::new(job))
     }
 
-    /// Whether both are the same thread.
-    pub fn is_same(&self, other: &Home) -> bool {
-        self.thread == other.thread
+    /// Runs `job` soon on that thread, never before the caller returns. False where its mailbox is
+    /// full; the job is dropped then.
+    pub fn run_later(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        (self.runner)(Box::new(job))
     }
 }
 
@@ -115,11 +116,11 @@ impl Remote {
     /// Like [`Remote::run`], but never before the caller returns, not even on the same thread.
     pub fn run_later(&self, f: impl FnOnce(&Rc<Session>) + Send + 'static) -> bool {
         let id = self.id;
-        (self.home.runner)(Box::new(move || {
+        self.home.run_later(move || {
             if let Some(session) = find(id) {
                 f(&session);
             }
-        }))
+        })
     }
 
     /// Asks the session something and waits for the answer; `None` where it is gone.
@@ -184,7 +185,7 @@ pub fn oneshot<T>() -> (Answer<T>, impl Future<Output = Option<T>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testkit::block_on;
+    use crate::fakes::block_on;
 
     #[test]
     fn oneshot_hands_over_a_value_and_tells_when_there_is_none() {

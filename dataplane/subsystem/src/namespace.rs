@@ -251,6 +251,23 @@ impl Drop for Writing {
 /// can never land on top of a newer one.
 pub type Debt = Arc<AtomicU64>;
 
+/// Counts as one unfinished write while it lives.
+pub struct DebtHold(Debt);
+
+impl DebtHold {
+    /// Adds to the debt.
+    pub fn new(debt: &Debt) -> DebtHold {
+        debt.fetch_add(1, Ordering::Release);
+        DebtHold(Arc::clone(debt))
+    }
+}
+
+impl Drop for DebtHold {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// A request that a device works on. A read may be dropped; a write that is dropped with its
 /// connection is followed to its end.
 pub struct DeviceOp {
@@ -303,7 +320,7 @@ impl Drop for DeviceOp {
                 result: Err(BlockError::Aborted),
                 payload: penstock_buffer::Payload::none(),
             });
-            follow(std::mem::replace(&mut self.ticket, gone), writing, debt);
+            follow(std::mem::replace(&mut self.ticket, gone), writing, &debt);
         }
     }
 }
@@ -315,13 +332,7 @@ thread_local! {
 struct Orphan {
     ticket: Ticket,
     _writing: Writing,
-    debt: Debt,
-}
-
-impl Drop for Orphan {
-    fn drop(&mut self) {
-        self.debt.fetch_sub(1, Ordering::Release);
-    }
+    _debt: DebtHold,
 }
 
 /// Woken (on this thread) by the orphan's completer.
@@ -333,19 +344,14 @@ impl Wake for OrphanWaker {
     }
 }
 
-fn follow(ticket: Ticket, writing: Writing, debt: Debt) {
-    debt.fetch_add(1, Ordering::Release);
+fn follow(ticket: Ticket, writing: Writing, debt: &Debt) {
     let key = unique_id();
-    ORPHANS.with_borrow_mut(|map| {
-        map.insert(
-            key,
-            Orphan {
-                ticket,
-                _writing: writing,
-                debt,
-            },
-        )
-    });
+    let orphan = Orphan {
+        ticket,
+        _writing: writing,
+        _debt: DebtHold::new(debt),
+    };
+    ORPHANS.with_borrow_mut(|map| map.insert(key, orphan));
     poll_orphan(key);
 }
 

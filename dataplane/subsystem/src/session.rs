@@ -1,6 +1,6 @@
 //! The meaning of one connection's commands: [`Session`] implements the seam's `Handler`.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::controller::{Controller, QueueShared};
 use crate::error_log::ErrorRecord;
 use crate::io::IoQueue;
 use crate::local::{Home, Remote, forget, register, unique_id};
+use crate::namespace::DebtHold;
 use crate::status::Fail;
 use crate::target::{SessionContext, Target};
 use crate::{admin, fabrics};
@@ -36,6 +37,8 @@ pub struct Session {
     shared: Arc<QueueShared>,
     control: OnceCell<Rc<dyn ConnectionControl>>,
     role: OnceCell<Role>,
+    /// The connection is gone.
+    ended: Cell<bool>,
 }
 
 impl Session {
@@ -53,6 +56,7 @@ impl Session {
             shared,
             control: OnceCell::new(),
             role: OnceCell::new(),
+            ended: Cell::new(false),
         });
         register(id, &session);
         session
@@ -225,6 +229,11 @@ impl Handler for Session {
         }
     }
 
+    fn host_nqn(&self) -> Option<String> {
+        self.controller()
+            .map(|controller| controller.host().nqn.clone())
+    }
+
     fn attach(&self, control: Rc<dyn ConnectionControl>) {
         // A second control would be a mistake of the transport; the first one stays.
         let _ = self.control.set(control);
@@ -236,8 +245,15 @@ impl Handler for Session {
     }
 
     fn closed(&self) {
+        if self.ended.replace(true) {
+            return;
+        }
         forget(self.id);
         if let Some(controller) = self.controller() {
+            // The commands in flight are dropped right after this call: a debt keeps the host's
+            // next controller from being ready before writes among them are known.
+            let debt = DebtHold::new(controller.debt());
+            self.home.run_later(move || drop(debt));
             controller.detach(self.queue_id(), self.id);
         }
         if let Some(Role::Io(queue)) = self.role.get() {
@@ -249,6 +265,8 @@ impl Handler for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         // A transport that forgot to say so must not leave a queue behind.
-        self.closed();
+        if !self.ended.get() {
+            self.closed();
+        }
     }
 }
