@@ -150,6 +150,37 @@ fn one_writer_or_many_readers() {
 }
 
 #[test]
+fn a_lock_of_the_dead_is_waited_for() {
+    let folder = folder();
+    let config = config(folder.path().join("a"), Some(4096));
+    drop(FileDevice::open_path(&config).unwrap());
+    // `sleep` inherits the lock of `flock`, which is killed: as the kernel keeps a killed node's.
+    let mut flock = match std::process::Command::new("flock")
+        .arg(&config.path)
+        .args(["sleep", "1"])
+        .spawn()
+    {
+        Ok(flock) => flock,
+        Err(why) => return println!("skipped: no flock ({why})"),
+    };
+    let pid = flock.id();
+    let mut said = String::new();
+    for _ in 0..100 {
+        match FileDevice::open_path(&config) {
+            Ok(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            Err(e) => {
+                said = e.to_string();
+                break;
+            }
+        }
+    }
+    assert!(said.contains(&format!("locked by process {pid}")), "{said}");
+    flock.kill().unwrap();
+    flock.wait().unwrap();
+    FileDevice::open_path(&config).unwrap();
+}
+
+#[test]
 fn a_resize_looks_again_and_enlarges_only_what_it_may_create() {
     let folder = folder();
     let made = config(folder.path().join("a"), Some(MIB));

@@ -3,29 +3,67 @@
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::OpenError;
 
-/// Locks the whole file for as long as it (or a duplicate) is open: against everybody, or only
-/// against writers where `shared`.
-pub(super) fn lock(file: &File, path: &Path, shared: bool) -> Result<(), OpenError> {
-    let result = if shared {
-        file.try_lock_shared()
-    } else {
-        file.try_lock()
-    };
-    match result {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
-            path: path.to_owned(),
-            pid: holder(file),
-        }),
-        Err(TryLockError::Error(source)) => Err(OpenError::Io {
-            path: path.to_owned(),
-            what: "lock it",
-            source,
-        }),
+/// How long the kernel may take to clean up after a process that was killed with I/O in flight: its
+/// files stay open, and locked, that long.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(3);
+const CLEAN_UP_STEP: Duration = Duration::from_millis(10);
+
+/// Calls `attempt` until it answers something else than `None`, or the time to clean up is over.
+pub(super) fn patiently<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let give_up = Instant::now() + CLEAN_UP_MAX;
+    loop {
+        let answer = attempt();
+        if answer.is_some() || Instant::now() >= give_up {
+            return answer;
+        }
+        std::thread::sleep(CLEAN_UP_STEP);
     }
+}
+
+/// Locks the whole file for as long as it (or a duplicate) is open: against everybody, or only
+/// against writers where `shared`. Waits a little where the holder is dead already.
+pub(super) fn lock(file: &File, path: &Path, shared: bool) -> Result<(), OpenError> {
+    let locked = |pid| OpenError::Locked {
+        path: path.to_owned(),
+        pid,
+    };
+    let attempt = || {
+        let result = if shared {
+            file.try_lock_shared()
+        } else {
+            file.try_lock()
+        };
+        match result {
+            Ok(()) => Some(Ok(())),
+            Err(TryLockError::WouldBlock) => match holder(file) {
+                Some(pid) if is_alive(pid) => Some(Err(locked(Some(pid)))),
+                _ => None,
+            },
+            Err(TryLockError::Error(source)) => Some(Err(OpenError::Io {
+                path: path.to_owned(),
+                what: "lock it",
+                source,
+            })),
+        }
+    };
+    patiently(attempt).unwrap_or_else(|| Err(locked(holder(file))))
+}
+
+/// Whether the process runs; one that is being cleaned up (a zombie) does not.
+fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    // The name, in parentheses, may itself hold any of them.
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().next());
+    !matches!(state, Some("Z" | "X"))
 }
 
 fn holder(file: &File) -> Option<u32> {
@@ -53,6 +91,16 @@ fn find_holder(locks: &str, device: u64, inode: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_living_are_told_from_the_dead() {
+        assert!(is_alive(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = patiently(|| (!is_alive(child.id())).then_some(()));
+        assert_eq!(ended, Some(()), "a zombie is not alive");
+        child.wait().unwrap();
+        assert!(!is_alive(child.id()));
+    }
 
     #[test]
     fn the_holder_is_found_by_device_and_inode() {

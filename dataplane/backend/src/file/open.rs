@@ -81,15 +81,6 @@ fn options(config: &FileConfig, flags: i32) -> OpenOptions {
     options
 }
 
-fn open_error(config: &FileConfig, source: io::Error) -> OpenError {
-    if source.raw_os_error() == Some(libc::EBUSY) {
-        return OpenError::Busy {
-            path: config.path.clone(),
-        };
-    }
-    io_error(&config.path, "open it")(source)
-}
-
 fn create(config: &FileConfig) -> Result<FileDevice, OpenError> {
     let (path, size) = match (config.create, config.kind, config.size_bytes) {
         (true, FileKind::Regular, Some(size)) if !config.read_only => (&config.path, size),
@@ -129,9 +120,16 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 fn open_existing(config: &FileConfig) -> Result<FileDevice, OpenError> {
-    let file = options(config, 0)
-        .open(&config.path)
-        .map_err(|e| open_error(config, e))?;
+    let attempt = || match options(config, 0).open(&config.path) {
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => None,
+        other => Some(other.map_err(io_error(&config.path, "open it"))),
+    };
+    let busy = || {
+        Err(OpenError::Busy {
+            path: config.path.clone(),
+        })
+    };
+    let file = lock::patiently(attempt).unwrap_or_else(busy)?;
     if config.kind == FileKind::Regular {
         lock::lock(&file, &config.path, config.read_only)?;
     }
