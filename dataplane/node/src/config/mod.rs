@@ -5,8 +5,8 @@
 //! the same form, with the line kept in each entry.
 
 mod check;
+mod files;
 mod machine;
-mod nqn;
 mod problem;
 mod schema;
 mod summary;
@@ -19,7 +19,6 @@ use penstock_units::{BlockSize, Nsid};
 use uuid::Uuid;
 
 pub use machine::Machine;
-pub use nqn::{DISCOVERY_NQN, NQN_BYTES_MAX};
 pub use problem::{Problem, Problems};
 
 /// A checked configuration.
@@ -178,8 +177,8 @@ pub enum BackendSettings {
     Null {
         /// Size in bytes.
         size_bytes: u64,
-        /// Time each command takes.
-        latency: Duration,
+        /// Time each command takes, in microseconds.
+        latency_us: u32,
     },
     /// A file.
     File {
@@ -203,6 +202,27 @@ impl BackendSettings {
             BackendSettings::Null { .. } => "null",
             BackendSettings::File { .. } => "file",
             BackendSettings::Block { .. } => "block",
+        }
+    }
+
+    /// The size asked for, where one is.
+    pub fn size_bytes(&self) -> Option<u64> {
+        match self {
+            BackendSettings::Memory { size_bytes } | BackendSettings::Null { size_bytes, .. } => {
+                Some(*size_bytes)
+            }
+            BackendSettings::File { size_bytes, .. } => *size_bytes,
+            BackendSettings::Block { .. } => None,
+        }
+    }
+
+    /// Whether both keep their blocks in the same place, whatever the sizes.
+    pub fn same_place(&self, other: &BackendSettings) -> bool {
+        match (self, other) {
+            (BackendSettings::Memory { .. }, BackendSettings::Memory { .. }) => true,
+            // A null device holds nothing that would be lost by making it anew.
+            (BackendSettings::Null { .. }, BackendSettings::Null { .. }) => self == other,
+            _ => self.word() == other.word() && self.path() == other.path(),
         }
     }
 

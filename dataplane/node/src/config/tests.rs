@@ -399,7 +399,7 @@ fn refuses_bad_names_of_subsystems_and_hosts() {
         ),
         (
             "nqn = \"training\"",
-            &["\"training\" is no NQN", "begin with `nqn.`"],
+            &["\"training\" is no NQN", "must look like nqn.yyyy-mm"],
         ),
         (
             "nqn = \"nqn.2014-08.org.nvmexpress.discovery\"",

@@ -1,13 +1,12 @@
 //! Checks of `[[subsystem]]` and `[[subsystem.namespace]]`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
+use penstock_nvme::nqn::{self, DISCOVERY_NQN};
 use penstock_units::{BlockSize, ByteCount, Nsid};
 use toml::Spanned;
 use uuid::Uuid;
 
-use super::super::nqn::{self, DISCOVERY_NQN};
 use super::super::schema::{self, Key};
 use super::super::{BackendSettings, NamespaceSettings, SubsystemSettings};
 use super::{Checker, offset};
@@ -121,7 +120,7 @@ impl Checker<'_> {
     }
 
     fn valid_nqn(&mut self, key: &str, given: &Spanned<String>) {
-        if let Some(defect) = nqn::defect(given.get_ref()) {
+        if let Err(defect) = nqn::validate(given.get_ref()) {
             let what = format!("\"{}\" is no NQN: {defect}", given.get_ref());
             let remedy = "write nqn.YYYY-MM.reversed.domain:name, \
                           such as \"nqn.2026-01.io.example:training\"";
@@ -265,7 +264,7 @@ impl Checker<'_> {
             return None;
         }
         self.keys_fit(kind, given);
-        let latency = self.number("namespace.latency_us", &given.latency_us, 0, 0..=10_000_000);
+        let latency_us = self.number("namespace.latency_us", &given.latency_us, 0, 0..=10_000_000);
         let size_bytes = self.size(&given.size_bytes, block_size);
         let path = given
             .path
@@ -273,13 +272,10 @@ impl Checker<'_> {
             .map(|path| PathBuf::from(path.get_ref()));
         match (kind, size_bytes, path) {
             ("memory", Some(size_bytes), _) => Some(BackendSettings::Memory { size_bytes }),
-            ("null", Some(size_bytes), _) => {
-                let latency = Duration::from_micros(latency);
-                Some(BackendSettings::Null {
-                    size_bytes,
-                    latency,
-                })
-            }
+            ("null", Some(size_bytes), _) => Some(BackendSettings::Null {
+                size_bytes,
+                latency_us,
+            }),
             ("memory" | "null", None, _) => {
                 let what = format!("a {kind} namespace needs a size");
                 self.refuse(offset(word), "namespace.size_bytes", what, "add size_bytes");

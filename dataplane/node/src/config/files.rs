@@ -1,0 +1,111 @@
+//! Looking at the files a configuration names, without opening or locking them.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use penstock_units::ByteCount;
+
+use super::{BackendSettings, Config, NamespaceSettings, Problem, Problems};
+
+impl Config {
+    /// Checks that the files and devices of namespaces are there, of the right kind and large
+    /// enough. Whether another process has locked them only starting can tell.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn check_files(&self) -> Result<(), Problems> {
+        let namespaces = self
+            .subsystems
+            .iter()
+            .flat_map(|subsystem| &subsystem.namespaces);
+        let problems: Vec<Problem> = namespaces
+            .filter_map(|namespace| self.file_problem(namespace))
+            .collect();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problems(problems))
+        }
+    }
+
+    fn file_problem(&self, namespace: &NamespaceSettings) -> Option<Problem> {
+        let refuse = |what: String, remedy: &str| {
+            Some(self.problem(namespace.line, "namespace.path", what, remedy))
+        };
+        let path = namespace.backend.path()?;
+        let shown = path.display();
+        match (&namespace.backend, fs::metadata(path)) {
+            (BackendSettings::Block { .. }, Ok(found)) if !found.file_type().is_block_device() => {
+                refuse(
+                    format!("{shown} is no block device"),
+                    "correct path or backend",
+                )
+            }
+            (BackendSettings::File { .. }, Ok(found)) if !found.is_file() => refuse(
+                format!("{shown} is no regular file"),
+                "correct path or backend",
+            ),
+            (BackendSettings::File { size_bytes, .. }, Ok(found)) => {
+                let (what, remedy) = size_defect(namespace, *size_bytes, &found)?;
+                refuse(format!("{shown}: {what}"), &remedy)
+            }
+            (
+                BackendSettings::File {
+                    size_bytes: Some(_),
+                    ..
+                },
+                Err(error),
+            ) if error.kind() == io::ErrorKind::NotFound => {
+                let folder = path
+                    .parent()
+                    .filter(|folder| !folder.as_os_str().is_empty());
+                let folder = folder.unwrap_or(Path::new("."));
+                match folder.is_dir() {
+                    true => None,
+                    false => refuse(
+                        format!(
+                            "{shown} cannot be made: there is no folder {}",
+                            folder.display()
+                        ),
+                        "make the folder, or correct the path",
+                    ),
+                }
+            }
+            (BackendSettings::File { .. }, Err(error))
+                if error.kind() == io::ErrorKind::NotFound =>
+            {
+                refuse(
+                    format!("there is no file {shown}"),
+                    "create it (truncate -s SIZE), or give size_bytes to have it created",
+                )
+            }
+            (_, Err(error)) => refuse(
+                format!("{shown}: {error}"),
+                "check the path and its permissions",
+            ),
+            (_, Ok(_)) => None,
+        }
+    }
+}
+
+fn size_defect(
+    namespace: &NamespaceSettings,
+    wanted: Option<u64>,
+    found: &Metadata,
+) -> Option<(String, String)> {
+    let (has, block) = (found.len(), namespace.block_size);
+    match wanted {
+        Some(wanted) if wanted > has => Some((
+            format!("has {has} bytes, size_bytes asks for {wanted}"),
+            format!("lower size_bytes, or enlarge the file (truncate -s {wanted})"),
+        )),
+        None if has == 0 || block.blocks_in(ByteCount(has)).is_none() => Some((
+            format!("{has} bytes are no positive multiple of the block size, {block} bytes"),
+            "choose a block_size_bytes that divides the file, set size_bytes, or resize the file"
+                .to_owned(),
+        )),
+        _ => None,
+    }
+}

@@ -1,0 +1,437 @@
+//! The node's reactors: what lives on each of their threads, and the way there from others.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use penstock_buffer::{Pool, PoolConfig, PoolError, PoolStats};
+use penstock_reactor::{
+    AcceptSink, ListenerGuard, PollMode, ReactorConfig, ReactorError, ReactorHandle, Socket,
+    TcpListener,
+};
+use penstock_subsystem::{SessionContext, Target};
+use penstock_transport_tcp::{ConnectionRef, TcpConfig};
+
+use crate::config::{ReactorSettings, TcpSettings};
+use crate::gate::{Gate, Gated};
+use crate::traffic::Traffic;
+
+/// Connections that are gone and not yet folded into the totals, above which that is done.
+const CLOSED_KEPT: usize = 64;
+
+/// Why a reactor did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The thread, its core or its ring.
+    #[error(transparent)]
+    Reactor(#[from] ReactorError),
+    /// Its payload memory.
+    #[error("reactor {id}: {source}")]
+    Pool {
+        /// The reactor.
+        id: u32,
+        /// What was refused.
+        source: PoolError,
+    },
+}
+
+/// One reactor, as the other threads see it.
+#[derive(Clone)]
+pub struct Reactor {
+    handle: ReactorHandle,
+    core: usize,
+    /// Sockets on their way to it.
+    coming: Arc<AtomicUsize>,
+}
+
+/// Everything a reactor's thread keeps for the node.
+struct Here {
+    handle: ReactorHandle,
+    target: Arc<Target>,
+    pool: Pool,
+    tcp: Rc<TcpConfig>,
+    gate: Rc<Gate>,
+    listeners: HashMap<SocketAddr, ListenerGuard>,
+    connections: Vec<ConnectionRef>,
+    /// Of connections that are gone.
+    past: Traffic,
+}
+
+thread_local! {
+    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+}
+
+/// What a reactor tells when asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Its payload memory.
+    pub pool: PoolStats,
+    /// Connections open now.
+    pub connections: usize,
+    /// What its connections, those that are gone included, have moved.
+    pub traffic: Traffic,
+    /// I/O commands not answered yet.
+    pub in_flight: usize,
+}
+
+/// All reactors of the node. Dropping the last clone does not stop them: [`Fleet::stop`] does.
+#[derive(Clone)]
+pub struct Fleet {
+    reactors: Arc<Vec<Reactor>>,
+}
+
+impl Fleet {
+    /// Starts a reactor on every core of the settings, each with its pool.
+    ///
+    /// # Errors
+    /// [`StartError`]; reactors started before are stopped again.
+    pub fn start(
+        settings: &ReactorSettings,
+        tcp: &TcpSettings,
+        target: &Arc<Target>,
+    ) -> Result<Fleet, StartError> {
+        let mut reactors: Vec<Reactor> = Vec::new();
+        for (id, core) in (0..).zip(&settings.cores) {
+            match start_one(id, *core, settings, tcp, target) {
+                Ok(reactor) => reactors.push(reactor),
+                Err(error) => {
+                    Fleet {
+                        reactors: Arc::new(reactors),
+                    }
+                    .stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Fleet {
+            reactors: Arc::new(reactors),
+        })
+    }
+
+    /// The reactors.
+    pub fn reactors(&self) -> &[Reactor] {
+        &self.reactors
+    }
+
+    /// Accepts hosts on `listener`, on the reactor whose turn `number` says, and spreads them.
+    /// False where that reactor does not take messages.
+    pub fn listen(&self, number: usize, address: SocketAddr, listener: TcpListener) -> bool {
+        let Some(reactor) = self.reactors.get(number % self.reactors.len().max(1)) else {
+            return false;
+        };
+        let fleet = self.clone();
+        let sent = reactor.handle.run(move || {
+            let sink = Rc::new(Spread {
+                fleet,
+                address,
+                quiet_until: RefCell::new(None),
+            });
+            let guard = listener.start(sink);
+            with_here(|here| here.listeners.insert(address, guard));
+        });
+        sent.is_ok()
+    }
+
+    /// Stops accepting at `address`; connections made through it stay.
+    pub fn unlisten(&self, address: SocketAddr) {
+        self.on_each("stop listening", move |here| {
+            here.listeners.remove(&address);
+        });
+    }
+
+    /// Stops accepting anywhere and lets no further I/O command pass.
+    pub fn close_gates(&self) {
+        self.on_each("stop taking commands", |here| {
+            here.listeners.clear();
+            here.gate.close();
+        });
+    }
+
+    /// Closes every connection once the replies given are sent.
+    pub fn close_connections(&self, reason: &'static str) {
+        for reactor in self.reactors.iter() {
+            // Not within `with_here`: closing a connection may end its session, which is ours.
+            let sent = reactor
+                .handle
+                .run(move || penstock_transport_tcp::close_all(reason));
+            if sent.is_err() {
+                tracing::warn!(reactor = reactor.id(), "the reactor does not take messages");
+            }
+        }
+    }
+
+    /// Asks every reactor how it is, together within `patience`; `None` for one that is silent.
+    pub fn reports(&self, patience: Duration) -> Vec<Option<Report>> {
+        let waiting: Vec<_> = self
+            .reactors
+            .iter()
+            .map(|reactor| {
+                let (answer, report) = mpsc::channel();
+                let sent = reactor.handle.run(move || {
+                    if let Some(told) = with_here(Here::report) {
+                        // Who asked may have lost patience.
+                        let _ = answer.send(told);
+                    }
+                });
+                sent.is_ok().then_some(report)
+            })
+            .collect();
+        let deadline = Instant::now() + patience;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        waiting
+            .into_iter()
+            .map(|report| report?.recv_timeout(left()).ok())
+            .collect()
+    }
+
+    /// The reactors whose threads have ended by themselves.
+    pub fn dead(&self) -> Vec<u32> {
+        let dead = self
+            .reactors
+            .iter()
+            .filter(|reactor| !reactor.handle.is_running());
+        dead.map(Reactor::id).collect()
+    }
+
+    /// Ends every reactor and waits for its thread.
+    pub fn stop(&self) {
+        for reactor in self.reactors.iter() {
+            let (answer, gone) = mpsc::channel();
+            let sent = reactor.handle.run(move || {
+                // What holds memory or sockets goes while the reactor still works.
+                drop(HERE.take());
+                let _ = answer.send(());
+            });
+            if sent.is_ok() {
+                // A reactor that is stuck is stopped all the same.
+                let _ = gone.recv_timeout(Duration::from_millis(500));
+            }
+            reactor.handle.stop();
+        }
+        for reactor in self.reactors.iter() {
+            if !reactor.handle.join() {
+                tracing::error!(reactor = reactor.id(), "the reactor's thread had panicked");
+            }
+        }
+    }
+
+    fn on_each(&self, what: &str, f: impl Fn(&mut Here) + Clone + Send + 'static) {
+        for reactor in self.reactors.iter() {
+            let f = f.clone();
+            if reactor.handle.run(move || drop(with_here(f))).is_err() {
+                tracing::warn!(
+                    reactor = reactor.id(),
+                    "the reactor could not be told to {what}"
+                );
+            }
+        }
+    }
+
+    /// The reactor with the fewest connections.
+    fn least_loaded(&self) -> Option<&Reactor> {
+        self.reactors.iter().min_by_key(|reactor| reactor.load())
+    }
+}
+
+impl Reactor {
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.handle.id()
+    }
+
+    /// The core it is meant for.
+    pub fn core(&self) -> usize {
+        self.core
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> penstock_reactor::StatsSnapshot {
+        self.handle.stats().snapshot()
+    }
+
+    /// Connections on it and on their way to it.
+    fn load(&self) -> u64 {
+        self.stats().open_streams + self.coming.load(Ordering::Relaxed) as u64
+    }
+
+    fn take(&self, socket: Socket) {
+        let peer = socket.peer();
+        let coming = Arc::clone(&self.coming);
+        coming.fetch_add(1, Ordering::Relaxed);
+        let sent = self.handle.run(move || {
+            with_here(|here| here.serve(socket));
+            coming.fetch_sub(1, Ordering::Relaxed);
+        });
+        if sent.is_err() {
+            self.coming.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%peer, reactor = self.id(), "connection dropped: the reactor is stalled");
+        }
+    }
+}
+
+fn start_one(
+    id: u32,
+    core: usize,
+    settings: &ReactorSettings,
+    tcp: &TcpSettings,
+    target: &Arc<Target>,
+) -> Result<Reactor, StartError> {
+    let config = ReactorConfig {
+        id,
+        core: settings.pin.then_some(core),
+        poll: match settings.adaptive {
+            true => PollMode::Adaptive {
+                idle_us: settings.idle_us,
+            },
+            false => PollMode::Busy,
+        },
+        ring_entries: settings.ring_entries,
+        recv_buffers: settings.receive_buffers,
+        recv_buffer_bytes: settings.receive_buffer_size_bytes,
+        stall_threshold_ms: settings.stall_threshold_ms,
+    };
+    let pool = PoolConfig {
+        size_bytes: settings.buffer_pool_size_bytes,
+        lease_max_bytes: usize::try_from(tcp.mdts_bytes).unwrap_or(usize::MAX),
+        hugepages: settings.hugepages,
+        lock: settings.lock_memory,
+        numa_node: None,
+    };
+    let (tcp, target) = (tcp_config(tcp), Arc::clone(target));
+    let (report, made) = mpsc::channel();
+    let handle = ReactorHandle::start(config, move || {
+        let pool = Pool::new(&pool).map(|pool| Here::settle(pool, tcp, target));
+        // The starter waits for exactly this.
+        let _ = report.send(pool);
+    })?;
+    match made.recv() {
+        Ok(Ok(())) => Ok(Reactor {
+            handle,
+            core,
+            coming: Arc::default(),
+        }),
+        Ok(Err(source)) => {
+            handle.stop();
+            handle.join();
+            Err(StartError::Pool { id, source })
+        }
+        Err(_) => {
+            let source = std::io::Error::other("the reactor's thread ended while starting");
+            Err(StartError::Reactor(ReactorError::Thread { id, source }))
+        }
+    }
+}
+
+fn tcp_config(tcp: &TcpSettings) -> TcpConfig {
+    TcpConfig {
+        in_capsule_data_bytes: tcp.in_capsule_data_size_bytes,
+        h2c_data_max_bytes: tcp.max_h2c_data_bytes,
+        r2t_outstanding_max: tcp.r2t_max,
+        header_digest: tcp.header_digest,
+        data_digest: tcp.data_digest,
+        icreq_timeout_ms: tcp.connect_timeout_ms,
+        connect_timeout_ms: tcp.connect_timeout_ms,
+        transfer_timeout_ms: tcp.transfer_timeout_ms,
+        send_timeout_ms: tcp.send_timeout_ms,
+        ..TcpConfig::default()
+    }
+}
+
+/// Calls `f` with what this reactor keeps; `None` off a reactor or while the thread ends.
+fn with_here<T>(f: impl FnOnce(&mut Here) -> T) -> Option<T> {
+    HERE.try_with(|here| here.borrow_mut().as_mut().map(f))
+        .ok()
+        .flatten()
+}
+
+impl Here {
+    fn settle(pool: Pool, tcp: TcpConfig, target: Arc<Target>) {
+        let here = Here {
+            handle: penstock_reactor::current(),
+            target,
+            pool,
+            tcp: Rc::new(tcp),
+            gate: Rc::default(),
+            listeners: HashMap::new(),
+            connections: Vec::new(),
+            past: Traffic::default(),
+        };
+        HERE.set(Some(here));
+    }
+
+    fn serve(&mut self, socket: Socket) {
+        let handle = self.handle.clone();
+        let session = self.target.session(SessionContext {
+            peer: socket.peer(),
+            local: socket.local(),
+            pool: self.pool.clone(),
+            runner: Arc::new(move |job| handle.run(job).is_ok()),
+        });
+        let handler = Rc::new(Gated::new(Rc::clone(&self.gate), session));
+        let connection = penstock_transport_tcp::serve(socket, Rc::clone(&self.tcp), handler);
+        self.connections.push(connection);
+        if self.connections.len() > penstock_transport_tcp::connection_count() + CLOSED_KEPT {
+            self.fold_closed();
+        }
+    }
+
+    /// Keeps what connections that are gone have counted, and forgets them.
+    fn fold_closed(&mut self) {
+        let past = &mut self.past;
+        self.connections.retain(|connection| {
+            if connection.is_closed() {
+                past.add(connection.stats());
+            }
+            !connection.is_closed()
+        });
+    }
+
+    fn report(&mut self) -> Report {
+        self.fold_closed();
+        let mut traffic = self.past;
+        self.connections
+            .iter()
+            .for_each(|connection| traffic.add(connection.stats()));
+        Report {
+            pool: self.pool.stats(),
+            connections: self.connections.len(),
+            traffic,
+            in_flight: self.gate.in_flight(),
+        }
+    }
+}
+
+/// Takes a listener's connections and spreads them over the reactors.
+struct Spread {
+    fleet: Fleet,
+    address: SocketAddr,
+    quiet_until: RefCell<Option<Instant>>,
+}
+
+impl AcceptSink for Spread {
+    fn on_accept(&self, socket: Socket) {
+        if let Some(reactor) = self.fleet.least_loaded() {
+            reactor.take(socket);
+        }
+    }
+
+    fn on_error(&self, error: std::io::Error) {
+        // Out of descriptors comes back ten times a second until some are free.
+        let now = Instant::now();
+        let quiet = self
+            .quiet_until
+            .replace(Some(now + Duration::from_secs(10)));
+        match quiet {
+            Some(until) if now < until => drop(self.quiet_until.replace(Some(until))),
+            _ => tracing::warn!(
+                listener = %self.address,
+                %error,
+                "a host could not be accepted; where descriptors ran out, raise LimitNOFILE"
+            ),
+        }
+    }
+}
