@@ -6,6 +6,8 @@
 mod fused;
 mod other;
 mod rw;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -104,13 +104,16 @@ impl IoQueue {
     ) -> Result<Done, Fail> {
         let asked = DatasetManagement::decode(sqe);
         let len = asked.data_bytes() as usize;
-        if data_len as usize != len {
+        // Linux sends room for all 256 ranges whatever their number: more than asked is fine.
+        let room = data_len as usize;
+        if !(len..=RANGES_BYTES_MAX).contains(&room) {
             return Err(Fail::field(
                 Status::DATA_SGL_LENGTH_INVALID.dnr(),
                 at::SGL1_LENGTH,
             ));
         }
-        let lease = link.receive(session.pool().lease(len).await).await?;
+        let mut lease = link.receive(session.pool().lease(room).await).await?;
+        lease.truncate(len);
         let blocks = here.namespace().blocks();
         let mut index = 0;
         while let Some((lba, count)) = dsm_range(&lease, index) {
