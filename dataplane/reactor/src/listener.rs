@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use io_uring::{opcode, types};
@@ -178,7 +179,8 @@ impl ListenerRef {
 
 impl Inner {
     fn arm(self: &Rc<Self>, core: &Core) {
-        if self.sink.borrow().is_none() || self.op.get().is_some() {
+        let stopping = core.shared.stop.load(Relaxed);
+        if stopping || self.sink.borrow().is_none() || self.op.get().is_some() {
             return;
         }
         let id = core.ops.insert(Op::Accept(ListenerRef(Rc::clone(self))));
