@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use penstock_nvme::fabrics::{ConnectCommand, ConnectData};
 use penstock_nvme::tcp::{
-    CommonHeader, Crc32c, DataHeader, Frame, Header, Params, PduType, R2t, Receiver, check, crc32c,
-    decode_header, encode_capsule_cmd, encode_h2c_data, encode_icreq,
+    CommonHeader, Crc32c, DataHeader, Frame, HEADER_BYTES_MAX, Header, Params, PduType, R2t,
+    Receiver, check, crc32c, decode_header, encode_capsule_cmd, encode_h2c_data, encode_icreq,
 };
 use penstock_nvme::{Cqe, IntoBytes, SglDescriptor, Sqe};
 
@@ -167,7 +167,7 @@ impl Host {
             data_digest,
             ..
         } = self.params;
-        let mut head = [0; 128];
+        let mut head = [0; HEADER_BYTES_MAX];
         let data_len = u32::try_from(data.len()).expect("length");
         let len = encode_capsule_cmd(&mut head, sqe, data_len, header_digest, data_digest, 4);
         let mut pdu = head[..len].to_vec();
@@ -194,7 +194,7 @@ impl Host {
             last,
             success: false,
         };
-        let mut head = [0; 128];
+        let mut head = [0; HEADER_BYTES_MAX];
         let len = encode_h2c_data(&mut head, &header, header_digest, data_digest, 4);
         let mut pdu = head[..len].to_vec();
         pdu.extend_from_slice(data);
