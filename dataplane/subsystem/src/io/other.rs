@@ -15,6 +15,9 @@ use crate::namespace::{DeviceOp, NamespaceHere};
 use crate::session::Session;
 use crate::status::{Fail, at};
 
+/// Ranges of Dataset Management at their most: 256 of 16 bytes.
+const RANGES_BYTES_MAX: usize = 4096;
+
 impl IoQueue {
     pub(super) async fn flush<L: Link>(
         &self,
