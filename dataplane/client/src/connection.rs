@@ -178,7 +178,7 @@ impl Connection {
         let address = options.address;
         let socket = dial(address, options.connect_timeout())
             .await
-            .map_err(|source| ClientError::Connect { address, source })?;
+            .map_err(|cause| ClientError::Connect { address, cause })?;
         let connection = Owned(Rc::new_cyclic(|me| Connection {
             address,
             me: Weak::clone(me),

@@ -69,7 +69,7 @@ pub enum ClientError {
         /// Where to.
         address: SocketAddr,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The connection ended while the command waited or was in flight. Whether the target executed
     /// it is not known.

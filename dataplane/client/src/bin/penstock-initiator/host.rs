@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use penstock_client::ConnectOptions;
 use penstock_nvme::nqn::Nqn;
+use penstock_units::Nsid;
 use uuid::Uuid;
 
 /// Port of NVMe/TCP I/O controllers (TCP 1.1, 3.1.2).
@@ -69,6 +70,12 @@ impl Target {
         options.keep_alive_timeout_ms = self.keep_alive_timeout_ms;
         Ok(options)
     }
+}
+
+/// Reads a namespace identifier.
+pub fn parse_nsid(text: &str) -> Result<Nsid, String> {
+    let number = text.parse().ok().and_then(Nsid::new);
+    number.ok_or_else(|| format!("`{text}` is no namespace identifier: 1 to 4294967294"))
 }
 
 fn resolve(text: &str) -> anyhow::Result<SocketAddr> {

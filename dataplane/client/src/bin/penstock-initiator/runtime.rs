@@ -1,8 +1,11 @@
 //! Reactors for a tool: start some, have each run a future, collect the results.
 
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, channel};
+use std::task::Waker;
 
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
@@ -104,6 +107,55 @@ impl Drop for Reactors {
         }
         for handle in &self.handles {
             handle.join();
+        }
+    }
+}
+
+/// Tasks on one reactor that somebody waits for.
+#[derive(Clone, Default)]
+pub struct Crew(Rc<CrewState>);
+
+#[derive(Default)]
+struct CrewState {
+    running: Cell<usize>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+/// Counts a task as running for as long as it lives, however it ends.
+struct Member(Rc<CrewState>);
+
+impl Crew {
+    /// Spawns a task on this reactor.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.running.set(self.0.running.get() + 1);
+        let member = Member(Rc::clone(&self.0));
+        spawn(async move {
+            task.await;
+            drop(member);
+        });
+    }
+
+    /// Waits until all have ended.
+    pub async fn finished(&self) {
+        poll_fn(|cx| {
+            if self.0.running.get() == 0 {
+                return std::task::Poll::Ready(());
+            }
+            *self.0.waiter.borrow_mut() = Some(cx.waker().clone());
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let left = self.0.running.get() - 1;
+        self.0.running.set(left);
+        if left == 0
+            && let Some(waker) = self.0.waiter.borrow_mut().take()
+        {
+            waker.wake();
         }
     }
 }

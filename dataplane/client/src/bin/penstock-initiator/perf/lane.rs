@@ -1,20 +1,19 @@
 //! Lanes: each keeps one command in flight.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Poll, Waker};
 
 use penstock_buffer::{Lease, Pool};
 use penstock_client::{ClientError, ControllerInfo, IoQueue};
-use penstock_reactor::{Ticks, now, spawn, ticks_to_ns};
+use penstock_reactor::{Ticks, now, ticks_to_ns};
 use penstock_units::Lba;
 
 use super::tally::Tally;
 use super::{Clock, Plan, Workload, verify};
 use crate::pattern::{Stream, mix};
+use crate::runtime::Crew;
 use crate::session::connect_queues;
 
 /// After so many failures a lane gives up.
@@ -26,8 +25,6 @@ pub struct Shared {
     pub clock: Arc<Clock>,
     pub pool: Pool,
     pub tally: RefCell<Tally>,
-    running: Cell<u64>,
-    waiter: RefCell<Option<Waker>>,
 }
 
 /// One lane's place among all.
@@ -55,9 +52,8 @@ pub async fn work(
         clock: Arc::clone(&clock),
         pool,
         tally: RefCell::new(Tally::new()?),
-        running: Cell::new(0),
-        waiter: RefCell::new(None),
     });
+    let crew = Crew::default();
     clock.ready.fetch_add(1, Ordering::Release);
     for (queue, id) in queues.iter().zip(&ids) {
         let first = plan.places / u64::from(plan.queue_pairs) * u64::from(id - 1);
@@ -70,36 +66,16 @@ pub async fn work(
                 cursor: Rc::clone(&cursor),
                 turns: 0,
             };
-            shared.running.set(shared.running.get() + 1);
-            spawn(lane.run());
+            crew.spawn(lane.run());
         }
     }
-    poll_fn(|cx| {
-        if shared.running.get() == 0 {
-            return Poll::Ready(());
-        }
-        *shared.waiter.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    })
-    .await;
+    crew.finished().await;
     for queue in queues {
         if queue.closed().is_none() {
             (*queue).clone().disconnect().await?;
         }
     }
     Ok(shared.tally.replace(Tally::new()?))
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        let left = self.shared.running.get() - 1;
-        self.shared.running.set(left);
-        if left == 0
-            && let Some(waker) = self.shared.waiter.borrow_mut().take()
-        {
-            waker.wake();
-        }
-    }
 }
 
 impl Lane {

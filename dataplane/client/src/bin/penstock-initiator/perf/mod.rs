@@ -19,7 +19,7 @@ use penstock_units::Nsid;
 use serde::Serialize;
 
 use crate::cpu;
-use crate::host::Target;
+use crate::host::{Target, parse_nsid};
 use crate::runtime::{Poll, Reactors, pool_for};
 use crate::session::{Geometry, Session, blocks_of};
 use crate::size;
@@ -93,11 +93,6 @@ pub struct Arguments {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
-}
-
-fn parse_nsid(text: &str) -> Result<Nsid, String> {
-    let number = text.parse().ok().and_then(Nsid::new);
-    number.ok_or_else(|| format!("`{text}` is no namespace identifier: 1 to 4294967294"))
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {
