@@ -191,6 +191,8 @@ enum Owner {
         buffer: u16,
     },
     Tail(Rc<TailBuffer>),
+    /// A private copy; the pointer of the view points into it.
+    Private(Rc<[u8]>),
 }
 
 /// Received bytes: a counted view on a receive buffer. The buffer goes back to the kernel when the
@@ -211,6 +213,23 @@ impl RecvChunk {
         part.advance(range.start);
         part.len = u32::try_from(range.len()).ok()?;
         Some(part)
+    }
+
+    /// The same bytes in private memory, for whoever has to hold them for long: the receive buffer
+    /// goes back to the kernel, so one slow connection cannot starve the others. Copies, and
+    /// allocates, unless they are private already.
+    #[must_use]
+    pub fn detach(self) -> RecvChunk {
+        if matches!(self.owner, Owner::Private(_)) {
+            return self;
+        }
+        let copy: Rc<[u8]> = Rc::from(&self[..]);
+        let start = NonNull::from(&*copy).cast();
+        RecvChunk {
+            start,
+            len: self.len,
+            owner: Owner::Private(copy),
+        }
     }
 
     /// Drops `count` bytes from the front (at most all).
@@ -245,6 +264,7 @@ impl Clone for RecvChunk {
                 }
             }
             Owner::Tail(tail) => Owner::Tail(Rc::clone(tail)),
+            Owner::Private(copy) => Owner::Private(Rc::clone(copy)),
         };
         RecvChunk {
             start: self.start,

@@ -397,7 +397,7 @@ impl Stream {
             if let Some(full) = full {
                 sink.on_direct(full.lease);
             } else if self.0.paused.get() || !self.0.held.borrow().is_empty() {
-                self.0.held.borrow_mut().push_back(chunk);
+                self.0.held.borrow_mut().push_back(chunk.detach());
                 return;
             } else {
                 sink.on_data(chunk);
