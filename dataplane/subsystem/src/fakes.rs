@@ -91,6 +91,7 @@ impl Tasks {
             let mut progress = false;
             tasks.retain_mut(|task| {
                 if self.cancelled.borrow().contains(&task.id) {
+                    progress = true;
                     return false;
                 }
                 if !task.flag.0.swap(false, Ordering::Acquire) {

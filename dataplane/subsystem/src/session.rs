@@ -252,8 +252,10 @@ impl Handler for Session {
         if let Some(controller) = self.controller() {
             // The commands in flight are dropped right after this call: a debt keeps the host's
             // next controller from being ready before writes among them are known.
-            let debt = DebtHold::new(controller.debt());
-            self.home.run_later(move || drop(debt));
+            if self.queue_id() != 0 {
+                let debt = DebtHold::new(controller.debt());
+                self.home.run_later(move || drop(debt));
+            }
             controller.detach(self.queue_id(), self.id);
         }
         if let Some(Role::Io(queue)) = self.role.get() {

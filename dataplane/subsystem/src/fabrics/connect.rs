@@ -7,6 +7,7 @@ use std::sync::Arc;
 use penstock_nvme::fabrics::{
     CNTLID_DYNAMIC, ConnectCommand, ConnectData, ConnectResult, InvalidParameter,
 };
+use penstock_nvme::nqn::NqnError;
 use penstock_nvme::{FromBytes, Status, nqn};
 use penstock_seam::{Command, Established, Link, Reply};
 
@@ -125,8 +126,7 @@ fn common(
     let subsystem = target
         .subsystem(name)
         .ok_or_else(|| in_data(subnqn, "no such subsystem"))?;
-    let host_nqn = nqn::from_field(&data.hostnqn)
-        .map_err(|_| in_data(offset_of!(ConnectData, hostnqn), "host NQN is not valid"))?;
+    let host_nqn = host_nqn(data)?;
     if data.hostid == [0; 16] {
         return Err(in_data(
             offset_of!(ConnectData, hostid),
@@ -143,6 +143,16 @@ fn common(
             id: data.hostid,
         },
     ))
+}
+
+/// The host's name. Some initiators (SPDK's tools) send none; only a subsystem that lets every
+/// host in takes that, since no access list can name it.
+fn host_nqn(data: &ConnectData) -> Result<&str, Refusal> {
+    match nqn::from_field(&data.hostnqn) {
+        Ok(name) => Ok(name),
+        Err(NqnError::Empty) => Ok(""),
+        Err(_) => Err(in_data(offset_of!(ConnectData, hostnqn), "host NQN is not valid")),
+    }
 }
 
 fn connect_admin(

@@ -2,6 +2,8 @@
 
 mod connect;
 mod property;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 

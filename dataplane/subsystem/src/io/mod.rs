@@ -4,6 +4,8 @@
 //! on the way of a command that succeeds. Fused pairs are rare and may allocate.
 
 mod fused;
+#[cfg(test)]
+mod fused_tests;
 mod other;
 mod rw;
 #[cfg(test)]
