@@ -43,11 +43,6 @@ impl Owned {
         })
     }
 
-    /// The child, to take its pipes.
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.child
-    }
-
     /// Its exit status where it has ended.
     ///
     /// # Errors

@@ -222,7 +222,10 @@ impl Fleet {
     fn on_each(&self, what: &str, f: impl Fn(&mut Here) + Clone + Send + 'static) {
         for reactor in self.reactors.iter() {
             let f = f.clone();
-            if reactor.handle.run(move || drop(with_here(f))).is_err() {
+            let job = move || {
+                with_here(f);
+            };
+            if reactor.handle.run(job).is_err() {
                 tracing::warn!(
                     reactor = reactor.id(),
                     "the reactor could not be told to {what}"

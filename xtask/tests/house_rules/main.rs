@@ -2,6 +2,7 @@
 //! be, which calls are banned, what lies at the top level.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod dependencies;
 mod sources;

@@ -1,5 +1,6 @@
 //! The node as a process: started, served from, reloaded, stopped, killed; and refused.
 #![forbid(unsafe_code)]
+#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod daemon;
 mod host;
