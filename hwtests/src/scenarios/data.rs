@@ -62,6 +62,11 @@ pub(super) fn ipv6(bench: &mut Bench) -> Result<()> {
         return Err(LabError::Skip("this machine has no ::1".into()));
     }
     let address = format!("-t tcp -a {HOST_ADDRESS_V6} -s {}", bench.port());
+    // QEMU's network answers over IPv6 only some seconds after the boot.
+    let reachable = format!("ping6 -c 1 -W 1 {HOST_ADDRESS_V6} >/dev/null 2>&1");
+    bench
+        .guest
+        .wait_until("this machine over IPv6", &reachable, LIMIT)?;
     let log = bench.json(&format!("discover {address}"))?;
     let records = log["records"].as_array().cloned().unwrap_or_default();
     check(
