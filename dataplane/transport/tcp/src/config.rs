@@ -97,108 +97,102 @@ impl TcpConfig {
     /// # Errors
     /// The first setting outside its limits.
     pub fn check(&self) -> Result<(), ConfigError> {
-        const PIECE: &str = "4096 to 16777216, a multiple of 4";
-        const TIME: &str = "100 or more";
-        let piece = |v: u32| (4096..=16 << 20).contains(&v) && v.is_multiple_of(4);
-        let capsule = self.in_capsule_data_bytes;
-        let checks: [(&'static str, u32, bool, &'static str); 14] = [
-            (
-                "in_capsule_data_bytes",
-                capsule,
-                capsule <= 1 << 20 && capsule.is_multiple_of(16),
-                "0 to 1048576, a multiple of 16",
-            ),
-            (
-                "h2c_data_max_bytes",
-                self.h2c_data_max_bytes,
-                piece(self.h2c_data_max_bytes),
-                PIECE,
-            ),
-            (
-                "r2t_max_bytes",
-                self.r2t_max_bytes,
-                piece(self.r2t_max_bytes),
-                PIECE,
-            ),
-            (
-                "r2t_outstanding_max",
-                u32::from(self.r2t_outstanding_max),
-                (1..=4).contains(&self.r2t_outstanding_max),
-                "1 to 4",
-            ),
-            (
-                "c2h_data_max_bytes",
-                self.c2h_data_max_bytes,
-                (4096..=1 << 30).contains(&self.c2h_data_max_bytes)
-                    && self.c2h_data_max_bytes.is_multiple_of(4),
-                "4096 to 1073741824, a multiple of 4",
-            ),
-            (
-                "direct_receive_min_bytes",
-                self.direct_receive_min_bytes,
-                self.direct_receive_min_bytes >= 512,
-                "512 or more",
-            ),
-            (
-                "commands_before_connect_max",
-                u32::from(self.commands_before_connect_max),
-                (1..=64).contains(&self.commands_before_connect_max),
-                "1 to 64",
-            ),
-            (
-                "send_queue_max_bytes",
-                self.send_queue_max_bytes,
-                self.send_queue_max_bytes >= 64 << 10,
-                "65536 or more",
-            ),
-            (
-                "fetch_max_bytes",
-                self.fetch_max_bytes,
-                self.fetch_max_bytes >= 64 << 10,
-                "65536 or more",
-            ),
-            (
-                "capsule_stash_max_bytes",
-                self.capsule_stash_max_bytes,
-                self.capsule_stash_max_bytes >= 8 << 10,
-                "8192 or more",
-            ),
-            (
-                "icreq_timeout_ms",
-                self.icreq_timeout_ms,
-                self.icreq_timeout_ms >= 100,
-                TIME,
-            ),
-            (
-                "connect_timeout_ms",
-                self.connect_timeout_ms,
-                self.connect_timeout_ms >= 100,
-                TIME,
-            ),
-            (
-                "transfer_timeout_ms",
-                self.transfer_timeout_ms,
-                self.transfer_timeout_ms >= 100,
-                TIME,
-            ),
-            (
-                "send_timeout_ms",
-                self.send_timeout_ms,
-                self.send_timeout_ms >= 100,
-                TIME,
-            ),
+        self.check_pieces()?;
+        self.check_counts()?;
+        let times = [
+            ("icreq_timeout_ms", self.icreq_timeout_ms),
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("transfer_timeout_ms", self.transfer_timeout_ms),
+            ("send_timeout_ms", self.send_timeout_ms),
         ];
-        for (key, value, good, limits) in checks {
-            if !good {
-                return Err(ConfigError {
-                    key,
-                    value: u64::from(value),
-                    limits,
-                });
-            }
+        for (key, value) in times {
+            limit(key, value, value >= 100, "100 or more")?;
         }
         Ok(())
     }
+
+    fn check_pieces(&self) -> Result<(), ConfigError> {
+        let capsule = self.in_capsule_data_bytes;
+        let good = capsule <= 1 << 20 && capsule.is_multiple_of(16);
+        limit(
+            "in_capsule_data_bytes",
+            capsule,
+            good,
+            "0 to 1048576, a multiple of 16",
+        )?;
+        let pieces = [
+            ("h2c_data_max_bytes", self.h2c_data_max_bytes),
+            ("r2t_max_bytes", self.r2t_max_bytes),
+        ];
+        for (key, value) in pieces {
+            let good = (4096..=16 << 20).contains(&value) && value.is_multiple_of(4);
+            limit(key, value, good, "4096 to 16777216, a multiple of 4")?;
+        }
+        let data = self.c2h_data_max_bytes;
+        let good = (4096..=1 << 30).contains(&data) && data.is_multiple_of(4);
+        limit(
+            "c2h_data_max_bytes",
+            data,
+            good,
+            "4096 to 1073741824, a multiple of 4",
+        )
+    }
+
+    fn check_counts(&self) -> Result<(), ConfigError> {
+        let r2ts = u32::from(self.r2t_outstanding_max);
+        limit(
+            "r2t_outstanding_max",
+            r2ts,
+            (1..=4).contains(&r2ts),
+            "1 to 4",
+        )?;
+        let early = u32::from(self.commands_before_connect_max);
+        limit(
+            "commands_before_connect_max",
+            early,
+            (1..=64).contains(&early),
+            "1 to 64",
+        )?;
+        let direct = self.direct_receive_min_bytes;
+        limit(
+            "direct_receive_min_bytes",
+            direct,
+            direct >= 512,
+            "512 or more",
+        )?;
+        let stash = self.capsule_stash_max_bytes;
+        limit(
+            "capsule_stash_max_bytes",
+            stash,
+            stash >= 8 << 10,
+            "8192 or more",
+        )?;
+        let queue = self.send_queue_max_bytes;
+        limit(
+            "send_queue_max_bytes",
+            queue,
+            queue >= 64 << 10,
+            "65536 or more",
+        )?;
+        let fetch = self.fetch_max_bytes;
+        limit("fetch_max_bytes", fetch, fetch >= 64 << 10, "65536 or more")
+    }
+}
+
+fn limit(
+    key: &'static str,
+    value: u32,
+    good: bool,
+    limits: &'static str,
+) -> Result<(), ConfigError> {
+    if good {
+        return Ok(());
+    }
+    Err(ConfigError {
+        key,
+        value: u64::from(value),
+        limits,
+    })
 }
 
 #[cfg(test)]

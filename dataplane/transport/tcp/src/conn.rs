@@ -40,6 +40,16 @@ struct Queue {
     silent: u16,
 }
 
+/// Faults of a host that do not end its connection. The first of a kind is a warning in the log,
+/// later ones are not, so that a host cannot fill it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Complaint {
+    /// A command identifier was in use already.
+    CommandId = 1,
+    /// A data digest did not match.
+    DataDigest = 2,
+}
+
 /// One host connection, on one reactor.
 pub(crate) struct Connection {
     me: Weak<Connection>,
@@ -59,6 +69,9 @@ pub(crate) struct Connection {
     hooked: Cell<bool>,
     pub(crate) paused: Cell<bool>,
     half_closed: Cell<bool>,
+    /// Why the connection closes as soon as no device works on a command of it.
+    finishing: Cell<Option<&'static str>>,
+    complaints: Cell<u8>,
     pub(crate) stats: Arc<ConnectionStats>,
 }
 
@@ -91,6 +104,8 @@ impl Connection {
             hooked: Cell::new(false),
             paused: Cell::new(false),
             half_closed: Cell::new(false),
+            finishing: Cell::new(None),
+            complaints: Cell::new(0),
             stats: Arc::default(),
             config,
         })
@@ -190,10 +205,10 @@ impl Connection {
         }
         let cid = slot.cid;
         slots.release(index);
-        let deferred = !slots.deferred.is_empty();
+        let look = !slots.deferred.is_empty() || self.is_finishing();
         drop(slots);
         self.answer(cid, reply);
-        if deferred {
+        if look {
             self.hook();
         }
     }
@@ -274,6 +289,32 @@ impl Connection {
         );
         self.tx.borrow_mut().term_req(fes, fei, head);
         self.begin_close("protocol violation");
+    }
+
+    /// Notes a fault that the connection survives.
+    pub(crate) fn complain(&self, complaint: Complaint, cid: u16) {
+        let known = self.complaints.get();
+        if known & complaint as u8 != 0 {
+            tracing::debug!(peer = %self.peer, cid, ?complaint, "host is at fault again");
+            return;
+        }
+        self.complaints.set(known | complaint as u8);
+        let host = self.commands.host_nqn();
+        let what = match complaint {
+            Complaint::CommandId => "command identifier is in use already; the command is refused",
+            Complaint::DataDigest => "data digest does not match; the command fails",
+        };
+        tracing::warn!(peer = %self.peer, host, cid, "host is at fault: {what}");
+    }
+
+    /// Takes no further command and closes as soon as no device works on one.
+    pub(crate) fn finish_soon(&self, reason: &'static str) {
+        self.finishing.set(Some(reason));
+        self.hook();
+    }
+
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finishing.get().is_some()
     }
 
     /// Nothing more is taken; what is queued goes out, then the stream ends.
@@ -402,6 +443,11 @@ impl RoundEnd for Connection {
             }
         }
         self.resume_receiving();
+        if let Some(reason) = self.finishing.get()
+            && self.slots.borrow().committed == 0
+        {
+            self.begin_close(reason);
+        }
         self.hooked.set(false);
         self.flush();
         if self.phase.get() == Phase::Closing

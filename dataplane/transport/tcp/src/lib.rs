@@ -36,8 +36,10 @@ use penstock_reactor::Socket;
 use penstock_seam::Handler;
 
 pub use config::{ConfigError, TcpConfig};
-pub use registry::{ConnectionRef, close_all, connection_count, for_each_connection};
-pub use stats::{ConnectionStats, Counter};
+pub use registry::{
+    ConnectionRef, close_all, connection_count, finish_all, for_each_connection, totals,
+};
+pub use stats::{ConnectionStats, Counter, StatsSnapshot};
 
 /// Serves a host's connection on this reactor until either side ends it. The handler is attached
 /// before the first command and told when the connection is gone.

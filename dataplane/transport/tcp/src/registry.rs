@@ -10,7 +10,7 @@ use penstock_reactor::{now, sleep, spawn};
 
 use crate::conn::Connection;
 use crate::state::Phase;
-use crate::stats::ConnectionStats;
+use crate::stats::{ConnectionStats, StatsSnapshot};
 
 /// How often connections are looked at for hosts that owe something.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -18,6 +18,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 thread_local! {
     static CONNECTIONS: RefCell<Vec<Rc<Connection>>> = const { RefCell::new(Vec::new()) };
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
+    static GONE: Cell<Option<StatsSnapshot>> = const { Cell::new(None) };
 }
 
 pub(crate) fn add(connection: Rc<Connection>) {
@@ -28,6 +29,11 @@ pub(crate) fn add(connection: Rc<Connection>) {
 }
 
 pub(crate) fn remove(connection: &Connection) {
+    let _ = GONE.try_with(|gone| {
+        let mut sum = gone.get().unwrap_or_default();
+        sum += connection.stats.snapshot();
+        gone.set(Some(sum));
+    });
     // The reference is dropped after the list is free again. During thread exit there is no list.
     let _removed = CONNECTIONS.try_with(|all| {
         let mut all = all.borrow_mut();
@@ -73,6 +79,23 @@ pub fn for_each_connection(mut f: impl FnMut(&ConnectionRef)) {
     let all = CONNECTIONS.with_borrow(Clone::clone);
     for connection in &all {
         f(&ConnectionRef::of(connection));
+    }
+}
+
+/// The counters of all connections this reactor has ever served, added up.
+pub fn totals() -> StatsSnapshot {
+    let mut sum = GONE.get().unwrap_or_default();
+    CONNECTIONS.with_borrow(|all| all.iter().for_each(|c| sum += c.stats.snapshot()));
+    sum
+}
+
+/// Lets every connection of this reactor take no further command and close as soon as no device
+/// works on one of its commands; replies given by then are sent. For an orderly shutdown: follow
+/// [`connection_count`] and call [`close_all`] when patience ends.
+pub fn finish_all(reason: &'static str) {
+    let all = CONNECTIONS.with_borrow(Clone::clone);
+    for connection in &all {
+        connection.finish_soon(reason);
     }
 }
 
@@ -123,6 +146,13 @@ impl ConnectionRef {
         self.connection
             .upgrade()
             .is_none_or(|c| c.phase.get() == Phase::Closed)
+    }
+
+    /// Commands outstanding now, Asynchronous Event Requests included.
+    pub fn outstanding_commands(&self) -> u16 {
+        self.connection
+            .upgrade()
+            .map_or(0, |c| c.slots.borrow().outstanding)
     }
 
     /// Closes it after the replies already given are sent; nothing more is read.

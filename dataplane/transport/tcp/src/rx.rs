@@ -14,7 +14,7 @@ use penstock_reactor::{RecvChunk, Ticks, now};
 use penstock_seam::Command;
 
 use crate::capsule::{Carried, carried};
-use crate::conn::Connection;
+use crate::conn::{Complaint, Connection};
 use crate::slot::{Admission, Capsule, Refused, Source, Transfer};
 use crate::state::{Phase, Verdict, verdict};
 
@@ -137,7 +137,7 @@ impl Connection {
         self.commands.traffic(at);
         let mut rx = self.rx.borrow_mut();
         if !rx.waiting.is_empty() {
-            rx.waiting.push_back(chunk);
+            rx.waiting.push_back(chunk.detach());
             if rx.waiting.len() >= WAITING_MAX {
                 self.pause();
             }
@@ -197,7 +197,8 @@ impl Connection {
         let at = cursor.at;
         if !done {
             chunk.advance(at);
-            rx.waiting.push_front(chunk);
+            // A host that has to wait must not hold the receive buffers of the others.
+            rx.waiting.push_front(chunk.detach());
             self.stats.back_pressure.add(1);
             return;
         }
@@ -382,12 +383,7 @@ impl Connection {
         match admitted {
             Ok(slot) => Some(slot),
             Err(Refused::Duplicate) => {
-                tracing::warn!(
-                    peer = %self.peer,
-                    host = self.commands.host_nqn(),
-                    cid,
-                    "command identifier is in use already; the second command is refused"
-                );
+                self.complain(Complaint::CommandId, cid);
                 self.reject(cid, Status::CID_CONFLICT.dnr());
                 None
             }
@@ -555,20 +551,19 @@ impl Connection {
     /// A data digest did not match: the command fails, the connection goes on (TCP 1.1, 3.3.1.1).
     fn data_digest_error(&self, slot: u16) {
         self.stats.data_digest_errors.add(1);
-        if let Some(slot) = self.slots.borrow_mut().get_mut(slot) {
+        let cid = self.slots.borrow_mut().get_mut(slot).map(|slot| {
             slot.digest_error = true;
-            tracing::warn!(
-                peer = %self.peer,
-                host = self.commands.host_nqn(),
-                cid = slot.cid,
-                "data digest does not match; the command fails"
-            );
-        }
+            slot.cid
+        });
+        self.complain(Complaint::DataDigest, cid.unwrap_or(0));
     }
 
     /// Whether no further command may be taken from the stream now.
     fn is_blocked(&self) -> bool {
         if self.tx.borrow().pending_bytes() > self.config.send_queue_max_bytes as usize {
+            return true;
+        }
+        if self.is_finishing() {
             return true;
         }
         let slots = self.slots.borrow();

@@ -135,6 +135,8 @@ pub(crate) struct SlotTable {
     limit: u16,
     in_use: Box<[u64; 1024]>,
     pub(crate) outstanding: u16,
+    /// Commands that a device works on.
+    pub(crate) committed: u16,
     /// R2Ts open over all slots.
     pub(crate) r2ts_open: u32,
     /// Bytes set aside over all slots.
@@ -198,6 +200,7 @@ impl SlotTable {
             limit: limit.min(SLOTS_MAX),
             in_use: Box::new([0; 1024]),
             outstanding: 0,
+            committed: 0,
             r2ts_open: 0,
             stash_bytes: 0,
             fetch_bytes: 0,
@@ -320,6 +323,9 @@ impl SlotTable {
         }
         slot.state = SlotState::Free;
         slot.command = None;
+        if std::mem::take(&mut slot.committed) {
+            self.committed -= 1;
+        }
         if std::mem::take(&mut slot.counted) {
             self.fetch_bytes = self.fetch_bytes.saturating_sub(u64::from(slot.data_len));
         }
@@ -338,6 +344,15 @@ impl SlotTable {
             self.stash_bytes = self.stash_bytes.saturating_sub(stash.len());
         }
         slot.fill = None;
+    }
+
+    /// A device works on the command from here on.
+    pub(crate) fn commit(&mut self, index: u16, generation: u32) {
+        let running = self
+            .current(index, generation)
+            .filter(|s| s.state == SlotState::Running);
+        let newly = running.is_some_and(|slot| !std::mem::replace(&mut slot.committed, true));
+        self.committed += u16::from(newly);
     }
 
     /// The slot of an outstanding command.
@@ -470,6 +485,7 @@ impl SlotTable {
         self.deferred = VecDeque::new();
         self.in_use.fill(0);
         self.outstanding = 0;
+        self.committed = 0;
         self.r2ts_open = 0;
         self.stash_bytes = 0;
         self.fetch_bytes = 0;
@@ -477,3 +493,7 @@ impl SlotTable {
         std::mem::take(&mut self.slots)
     }
 }
+
+#[cfg(test)]
+#[path = "slot_tests.rs"]
+mod tests;

@@ -1,5 +1,6 @@
 //! Counters of a connection: one writer (its reactor), any reader.
 
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A counter with a single writer: a plain load and store, no locked instruction.
@@ -26,33 +27,60 @@ impl Counter {
     }
 }
 
-/// Counters of one connection, readable from any thread.
-#[derive(Debug, Default)]
-pub struct ConnectionStats {
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of one connection, readable from any thread.
+        #[derive(Debug, Default)]
+        pub struct ConnectionStats {
+            $($(#[$doc])* pub $name: Counter,)*
+        }
+
+        /// What counters read at one moment, of one connection or of many together.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct StatsSnapshot {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl ConnectionStats {
+            /// All counters now.
+            pub fn snapshot(&self) -> StatsSnapshot {
+                StatsSnapshot { $($name: self.$name.get(),)* }
+            }
+        }
+
+        impl AddAssign for StatsSnapshot {
+            fn add_assign(&mut self, other: StatsSnapshot) {
+                $(self.$name = self.$name.wrapping_add(other.$name);)*
+            }
+        }
+    };
+}
+
+counters! {
     /// Bytes received, headers included.
-    pub received_bytes: Counter,
+    received_bytes,
     /// Bytes handed to the kernel for sending, headers included.
-    pub sent_bytes: Counter,
+    sent_bytes,
     /// PDUs received with a good header.
-    pub received_pdus: Counter,
+    received_pdus,
     /// PDUs queued for sending.
-    pub sent_pdus: Counter,
+    sent_pdus,
     /// Commands received.
-    pub commands: Counter,
+    commands,
     /// Header digests that did not match.
-    pub header_digest_errors: Counter,
+    header_digest_errors,
     /// Data digests that did not match.
-    pub data_digest_errors: Counter,
-    /// Violations of the protocol by the host (each ends the connection).
-    pub violations: Counter,
+    data_digest_errors,
+    /// Violations of the protocol by the host (each ends its connection).
+    violations,
     /// Bytes of in-capsule data copied from a receive buffer to payload memory.
-    pub in_capsule_copied_bytes: Counter,
+    in_capsule_copied_bytes,
     /// Bytes of H2CData copied from a receive buffer to payload memory.
-    pub chunk_copied_bytes: Counter,
+    chunk_copied_bytes,
     /// Bytes the kernel wrote straight into payload memory.
-    pub direct_bytes: Counter,
+    direct_bytes,
     /// Bytes set aside in a private copy because the command had no memory yet.
-    pub stashed_bytes: Counter,
+    stashed_bytes,
     /// Times receiving stopped because the host does not read or commands wait for memory.
-    pub back_pressure: Counter,
+    back_pressure,
 }

@@ -91,10 +91,10 @@ impl Link for TcpLink {
     }
 
     fn committed(&self) {
-        let mut slots = self.connection.slots.borrow_mut();
-        if let Some(slot) = slots.current(self.slot, self.generation) {
-            slot.committed = true;
-        }
+        self.connection
+            .slots
+            .borrow_mut()
+            .commit(self.slot, self.generation);
     }
 
     fn receive(&self, into: Lease) -> impl Future<Output = Result<Lease, LinkError>> {

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use common::host::{Host, Wishes, icreq, plain, read, with_dw10, write, write_in_capsule};
 use common::{
-    ABORT, END, FLUSH, HANG, HANG_COMMITTED, IMPATIENT_WRITE, Node, Options, SLOW_WRITE, WRITE,
-    patterned, wait_for,
+    ABORT, END, FLUSH, HANG, HANG_COMMITTED, IMPATIENT_WRITE, Node, Options, SLOW_FLUSH,
+    SLOW_WRITE, WRITE, patterned, wait_for,
 };
 use penstock_nvme::{SglDescriptor, Status};
-use penstock_transport_tcp::{TcpConfig, close_all};
+use penstock_transport_tcp::{TcpConfig, close_all, finish_all, totals};
 
 const ABORTED: u16 = Status::ABORT_REQUESTED.wire();
 
@@ -267,4 +267,52 @@ fn memory_that_r2t_data_needs_is_not_blocked_by_capsules_that_wait_for_it() {
     assert_eq!(answered, expected);
     drop(host);
     wait_for("memory", || node.leased_bytes() == 0);
+}
+
+#[test]
+fn finishing_waits_for_devices_and_takes_nothing_new() {
+    let node = Node::start(TcpConfig::default());
+    let mut host = Host::connected(node.address, Wishes::default());
+    // A device works on this one for 100 ms; the other only waits.
+    host.send(&host.command(&plain(SLOW_FLUSH, 1, 100)));
+    host.send(&host.command(&plain(HANG, 2, 0)));
+    wait_for("commands", || node.seen.executing.load(SeqCst) == 2);
+    node.ask(|| finish_all("shutdown"));
+    host.send(&host.command(&plain(FLUSH, 3, 0)));
+    assert_eq!(host.response().cid.get(), 1);
+    assert_eq!(host.try_recv(), None);
+    drop(host);
+    node.wait_until_empty();
+    let totals = node.ask(totals);
+    assert_eq!(totals.commands, 3, "Connect and two");
+    assert!(totals.received_bytes > 0 && totals.sent_bytes > 0);
+}
+
+#[test]
+fn a_slow_host_does_not_take_the_receive_buffers_of_the_others() {
+    let config = TcpConfig {
+        send_queue_max_bytes: 64 << 10,
+        ..TcpConfig::default()
+    };
+    let node = Node::start(config);
+    // More hosts than there are receive buffers, none of which reads.
+    let slow: Vec<Host> = (0..40)
+        .map(|_| {
+            let mut host = Host::connected(node.address, Wishes::default());
+            let reads: Vec<u8> = (0..100)
+                .flat_map(|cid| host.command(&read(cid, 128 << 10, 1)))
+                .collect();
+            host.send(&reads);
+            host
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(50));
+    let mut other = Host::connected(node.address, Wishes::default());
+    for _ in 0..20 {
+        other.send(&other.command(&read(1, 4096, 2)));
+        assert_eq!(other.read_data(1).0, patterned(2, 4096));
+    }
+    assert_eq!(node.reactor.stats().snapshot().recv_buffers_held, 0);
+    drop((slow, other));
+    node.wait_until_empty();
 }

@@ -383,7 +383,7 @@ fn what_comes_back_is_a_pdu_whatever_comes_in() {
                 seed ^= seed << 13;
                 seed ^= seed >> 7;
                 seed ^= seed << 17;
-                (seed >> 32) as u8
+                seed.to_le_bytes()[4]
             })
             .collect();
         let _ = std::io::Write::write_all(&mut host.stream, &bytes);

@@ -10,6 +10,7 @@
 pub mod host;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -43,6 +44,8 @@ pub const ABORT: u8 = 0x08;
 pub const IMPATIENT_WRITE: u8 = 0x11;
 /// Closes the connection after its reply.
 pub const END: u8 = 0x18;
+/// A device works on it for `cdw10` ms.
+pub const SLOW_FLUSH: u8 = 0x10;
 /// Reads in two leases of half the length each.
 pub const READ_SCATTERED: u8 = 0x06;
 
@@ -52,14 +55,16 @@ pub struct Seen {
     pub handlers: AtomicI64,
     pub executing: AtomicI64,
     pub closed: AtomicU64,
+    /// What the last write brought.
     pub disk: Mutex<Vec<u8>>,
+    /// What the last write with each command identifier brought.
+    pub written: Mutex<HashMap<u16, Vec<u8>>>,
 }
 
 pub struct Fake {
     pool: Pool,
     seen: Arc<Seen>,
     control: RefCell<Option<Rc<dyn ConnectionControl>>>,
-    pub disk: RefCell<Vec<u8>>,
     keep: Cell<bool>,
 }
 
@@ -78,8 +83,10 @@ impl Drop for Fake {
 }
 
 pub fn pattern(seed: u32, at: usize) -> u8 {
-    let mixed = (at as u32).wrapping_mul(2_654_435_761).wrapping_add(seed);
-    (mixed >> 13) as u8
+    let mixed = (at as u64)
+        .wrapping_mul(2_654_435_761)
+        .wrapping_add(seed.into());
+    mixed.to_le_bytes()[2]
 }
 
 pub fn patterned(seed: u32, len: usize) -> Vec<u8> {
@@ -107,15 +114,20 @@ impl Fake {
         }
     }
 
-    fn keep(&self, lease: &Lease) {
+    fn keep(&self, cid: u16, lease: &Lease) {
         if self.keep.get() {
             let mut disk = self.seen.disk.lock().unwrap();
             disk.clear();
             disk.extend_from_slice(lease.bytes());
+            self.seen
+                .written
+                .lock()
+                .unwrap()
+                .insert(cid, lease.bytes().to_vec());
         }
     }
 
-    async fn write<L: Link>(&self, len: u32, link: &L) -> Reply {
+    async fn write<L: Link>(&self, cid: u16, len: u32, link: &L) -> Reply {
         let lease = match self.pool.try_lease(len as usize) {
             Some(lease) => lease,
             None => self.pool.lease(len as usize).await,
@@ -123,7 +135,7 @@ impl Fake {
         match link.receive(lease).await {
             Ok(lease) => {
                 link.committed();
-                self.keep(&lease);
+                self.keep(cid, &lease);
                 Reply::status(0)
             }
             Err(LinkError::DataDigest) => Reply::status(Status::TRANSIENT_TRANSPORT_ERROR.wire()),
@@ -168,10 +180,10 @@ impl Handler for Fake {
                 result: sqe.cdw10.get().into(),
                 ..Reply::status(0)
             },
-            WRITE => self.write(command.data_len, &link).await,
+            WRITE => self.write(sqe.cid.get(), command.data_len, &link).await,
             SLOW_WRITE => {
                 sleep(wait).await;
-                self.write(command.data_len, &link).await
+                self.write(sqe.cid.get(), command.data_len, &link).await
             }
             IMPATIENT_WRITE => {
                 let lease = self.pool.lease(command.data_len as usize).await;
@@ -190,6 +202,11 @@ impl Handler for Fake {
             HANG_COMMITTED => {
                 link.committed();
                 std::future::pending().await
+            }
+            SLOW_FLUSH => {
+                link.committed();
+                sleep(wait).await;
+                Reply::status(0)
             }
             ABORT => {
                 let control = self.control.borrow().clone().expect("attached");
@@ -237,7 +254,6 @@ impl AcceptSink for Accept {
             pool: self.pool.clone(),
             seen: Arc::clone(&self.seen),
             control: RefCell::new(None),
-            disk: RefCell::new(Vec::new()),
             keep: Cell::new(self.keep),
         });
         serve(socket, Rc::clone(&self.config), handler);

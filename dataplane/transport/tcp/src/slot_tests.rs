@@ -1,0 +1,110 @@
+//! The bookkeeping of slots alone.
+
+use super::*;
+
+fn admission(cid: u16, source: Source, data_len: u32) -> Admission {
+    let command = Command {
+        sqe: [0; 64],
+        data_len,
+        received_ticks: 0,
+    };
+    Admission {
+        cid,
+        source,
+        to_host: false,
+        command,
+    }
+}
+
+fn table(entries: u16) -> SlotTable {
+    let mut slots = SlotTable::new(4);
+    slots.set_limit(entries);
+    slots
+}
+
+#[test]
+fn slots_grow_to_the_queues_size_and_are_reused() {
+    let mut slots = table(3);
+    let taken: Vec<u16> = (0..3)
+        .map(|cid| slots.admit(admission(cid, Source::None, 0)).unwrap())
+        .collect();
+    assert_eq!(taken, [0, 1, 2]);
+    assert_eq!(
+        slots.admit(admission(3, Source::None, 0)),
+        Err(Refused::Full)
+    );
+    let generation = slots.get(1).unwrap().generation;
+    slots.release(1);
+    assert!(slots.current(1, generation).is_none());
+    assert_eq!(slots.admit(admission(3, Source::None, 0)), Ok(1));
+    assert!(
+        slots.current(1, generation).is_none(),
+        "an old generation is no longer current"
+    );
+    assert_eq!(slots.outstanding, 3);
+}
+
+#[test]
+fn identifiers_are_unique_while_outstanding() {
+    let mut slots = table(8);
+    for cid in [0, 63, 64, u16::MAX] {
+        let slot = slots.admit(admission(cid, Source::None, 0)).unwrap();
+        assert_eq!(
+            slots.admit(admission(cid, Source::None, 0)),
+            Err(Refused::Duplicate)
+        );
+        assert_eq!(slots.find(cid), Some(slot));
+        slots.release(slot);
+        slots.release(slot);
+        assert_eq!(slots.find(cid), None);
+    }
+    assert_eq!(slots.outstanding, 0);
+}
+
+#[test]
+fn a_limit_below_the_slots_that_exist_is_harmless() {
+    let mut slots = table(8);
+    let taken: Vec<u16> = (0..8)
+        .map(|cid| slots.admit(admission(cid, Source::None, 0)).unwrap())
+        .collect();
+    slots.set_limit(2);
+    taken.into_iter().for_each(|slot| slots.release(slot));
+    assert!(slots.admit(admission(9, Source::None, 0)).is_ok());
+}
+
+#[test]
+fn fetching_commands_wait_in_line_for_their_bytes() {
+    let mut slots = table(8);
+    for cid in 0..4 {
+        slots.admit(admission(cid, Source::Fetch, 100)).unwrap();
+    }
+    assert!(slots.may_fetch(0, 150));
+    assert!(!slots.may_fetch(1, 150) && !slots.may_fetch(2, 150));
+    assert_eq!(slots.next_deferred(150), None);
+    // The first in line is taken back; the next moves up when bytes are free.
+    slots.release(1);
+    assert_eq!(slots.next_deferred(150), None);
+    slots.release(0);
+    assert_eq!(slots.next_deferred(150), Some(2));
+    assert_eq!(slots.fetch_bytes, 100);
+    // One that is larger than the limit alone still gets its turn.
+    let huge = slots.admit(admission(9, Source::Fetch, 1000)).unwrap();
+    assert!(!slots.may_fetch(huge, 150));
+    slots.release(2);
+    assert_eq!(slots.next_deferred(150), Some(huge));
+    // Halves of a fused operation never wait.
+    let mut fused = admission(10, Source::Fetch, 100);
+    fused.command.sqe[1] = 1;
+    let fused = slots.admit(fused).unwrap();
+    assert!(slots.may_fetch(fused, 150));
+}
+
+#[test]
+fn a_full_queue_of_slots_is_small() {
+    let bytes = size_of::<Slot>() * 128 + size_of::<SlotTable>() + 8192;
+    assert!(
+        bytes < 64 << 10,
+        "{bytes} bytes, {} a slot",
+        size_of::<Slot>()
+    );
+}
