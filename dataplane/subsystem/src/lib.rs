@@ -4,6 +4,8 @@
 mod admin;
 mod controller;
 mod discovery;
+#[cfg(test)]
+mod discovery_tests;
 mod error_log;
 mod event;
 mod fabrics;
@@ -14,6 +16,8 @@ mod io;
 mod local;
 pub mod metrics;
 mod namespace;
+#[cfg(test)]
+mod random_tests;
 mod refusal;
 mod session;
 mod state;

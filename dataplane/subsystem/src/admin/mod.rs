@@ -4,6 +4,10 @@ mod abort;
 pub(crate) mod feature;
 mod identify;
 mod log;
+#[cfg(test)]
+mod log_tests;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 use std::sync::Arc;

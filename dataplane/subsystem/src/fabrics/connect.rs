@@ -151,7 +151,10 @@ fn host_nqn(data: &ConnectData) -> Result<&str, Refusal> {
     match nqn::from_field(&data.hostnqn) {
         Ok(name) => Ok(name),
         Err(NqnError::Empty) => Ok(""),
-        Err(_) => Err(in_data(offset_of!(ConnectData, hostnqn), "host NQN is not valid")),
+        Err(_) => Err(in_data(
+            offset_of!(ConnectData, hostnqn),
+            "host NQN is not valid",
+        )),
     }
 }
 

@@ -63,7 +63,7 @@ fn connect_names_the_invalid_parameter() {
         256,
     );
     invalid(&try_it(&|_, d| d.subnqn = [b'x'; 256]), true, 256);
-    invalid(&try_it(&|_, d| d.hostnqn = [0; 256]), true, 512);
+    invalid(&try_it(&|_, d| d.hostnqn = [b'x'; 256]), true, 512);
     invalid(&try_it(&|_, d| d.hostid = [0; 16]), true, 0);
     invalid(&try_it(&|_, d| d.cntlid = Le16::new(1)), true, 16);
     invalid(
@@ -81,6 +81,22 @@ fn connect_names_the_invalid_parameter() {
     let short = bed.dial().exec(Sqe::from(command), &[0; 1023]);
     assert_eq!(status(&short), Status::DATA_SGL_LENGTH_INVALID.dnr());
     assert_eq!(bed.target.snapshot().refused_connects, 9);
+}
+
+#[test]
+fn a_host_without_a_name_needs_a_subsystem_for_everyone() {
+    let bed = Bed::new();
+    let (command, mut data) = good();
+    data.hostnqn = [0; 256];
+    assert_eq!(
+        status(&bed.dial().connect(&command, &data)),
+        Status::SUCCESS
+    );
+    bed.target
+        .set_hosts(NQN, false, &[HOST.to_owned()])
+        .unwrap();
+    let refused = bed.dial().connect(&command, &data);
+    assert_eq!(status(&refused), Status::CONNECT_INVALID_HOST.dnr());
 }
 
 #[test]
