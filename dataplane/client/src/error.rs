@@ -63,7 +63,7 @@ pub enum CloseReason {
 pub enum ClientError {
     /// No TCP connection could be made.
     #[error(
-        "cannot connect to {address}: {source}; check that a target listens there and no firewall is between"
+        "cannot connect to {address}: {cause}; check that a target listens there and no firewall is between"
     )]
     Connect {
         /// Where to.
