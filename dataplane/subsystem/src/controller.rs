@@ -202,7 +202,7 @@ impl Controller {
     ///
     /// # Errors
     /// [`Illegal`] where the controller's state does not allow it; nothing changes then.
-    pub fn write_cc(&self, cc: Cc) -> Result<(), Illegal> {
+    pub(crate) fn write_cc(&self, cc: Cc) -> Result<(), Illegal> {
         let mut inner = lock(&self.inner);
         self.settle(&mut inner);
         let old = inner.cc;

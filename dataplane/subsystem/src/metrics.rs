@@ -132,7 +132,7 @@ impl ErrorClass {
     }
 }
 
-/// Labels of the memory paths, in the order of [`NamespaceTotals::path_bytes`].
+/// Labels of the memory paths, in the order of [`NamespaceTotals::path_read_bytes`].
 pub const PATH_NAMES: [&str; 4] = ["pool", "device", "controller", "guest"];
 
 fn path_index(kind: MemoryKind) -> usize {
@@ -154,14 +154,13 @@ pub const BUCKETS: usize = (MAX_BITS - SUB_BITS + 1) as usize * SUBS;
 /// Bucket of a value: exact below 8, then eight buckets for each power of two.
 #[inline]
 fn bucket_of(value: u64) -> usize {
-    if value < SUBS as u64 {
-        return value as usize & (SUBS - 1);
+    const MASK: u64 = SUBS as u64 - 1;
+    if value <= MASK {
+        return usize::try_from(value).unwrap_or(0);
     }
-    let exponent = 63 - value.leading_zeros();
-    let shift = exponent - SUB_BITS;
-    let sub = (value >> shift) as usize & (SUBS - 1);
-    let index = (shift as usize + 1) * SUBS + sub;
-    index.min(BUCKETS - 1)
+    let shift = 63 - value.leading_zeros() - SUB_BITS;
+    let index = ((u64::from(shift) + 1) << SUB_BITS) + ((value >> shift) & MASK);
+    usize::try_from(index).map_or(BUCKETS - 1, |index| index.min(BUCKETS - 1))
 }
 
 /// The smallest value above the bucket `index`.

@@ -210,6 +210,10 @@ impl Session {
 }
 
 impl Handler for Session {
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice: a larger future"
+    )]
     fn execute<L: Link + 'static>(
         self: Rc<Self>,
         command: Command,

@@ -25,7 +25,7 @@ pub enum State {
 
 /// What happens to a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// CC.EN went from 0 to 1 with values this controller supports.
     Enable,
     /// CC.EN went from 0 to 1 with an unsupported value beside it.
@@ -43,7 +43,7 @@ pub enum Event {
 /// An event that a state has no answer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{event:?} is not valid for a controller that is {state:?}")]
-pub struct Illegal {
+pub(crate) struct Illegal {
     /// The state.
     pub state: State,
     /// The event.
@@ -66,7 +66,7 @@ impl State {
     ///
     /// # Errors
     /// [`Illegal`] where the event makes no sense; the state stays.
-    pub fn after(self, event: Event) -> Result<State, Illegal> {
+    pub(crate) fn after(self, event: Event) -> Result<State, Illegal> {
         use State::*;
         let next = match (self, event) {
             (Disabled, Event::Enable) => Enabling,

@@ -16,7 +16,7 @@ use penstock_nvme::{FromBytes, IntoBytes, IoOpcode, Sqe, Status};
 use penstock_seam::{Command, Handler, Reply};
 use penstock_units::{BlockSize, Lba, Nsid};
 
-use crate::fakes::{FakeControl, FakeDevice, FakeLink, LinkState, Tasks, block_on, pool};
+use crate::fakes::{FakeControl, FakeDevice, FakeLink, LinkState, Tasks, pool};
 use crate::local::{Job, Runner, lock};
 use crate::namespace::NamespaceConfig;
 use crate::session::Session;
@@ -312,16 +312,11 @@ pub fn bytes(reply: &Reply) -> Vec<u8> {
 /// The data of a reply as a structure.
 pub fn data<T: FromBytes>(reply: &Reply) -> T {
     T::read_from_bytes(&bytes(reply))
-        .ok()
+        .map_err(drop)
         .expect("the structure's size")
 }
 
 /// Status of a reply.
 pub fn status(reply: &Reply) -> Status {
     Status::from_wire(reply.status)
-}
-
-/// Waits for a future of another thread.
-pub fn wait<T>(future: impl Future<Output = T>) -> T {
-    block_on(future)
 }

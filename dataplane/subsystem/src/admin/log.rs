@@ -53,7 +53,7 @@ impl Admin<'_> {
         if asked.index_offset {
             return Err(Fail::invalid_field(at::bit(at::CDW14 + 2, 7)));
         }
-        if asked.offset % 4 != 0 {
+        if !asked.offset.is_multiple_of(4) {
             return Err(Fail::invalid_field(at::CDW12));
         }
         let len = asked.bytes();
