@@ -365,12 +365,16 @@ impl IoQueue {
 }
 
 fn lease_of(answer: Answer) -> Result<Lease, ClientError> {
-    let command = CommandName {
-        name: "data command",
-        nsid: None,
-    };
-    let what = "its memory did not come back".to_owned();
-    answer.lease.ok_or(ClientError::Invalid { command, what })
+    answer.lease.ok_or_else(|| {
+        let command = CommandName {
+            name: "data command",
+            nsid: None,
+        };
+        ClientError::Invalid {
+            command,
+            what: "its memory did not come back".to_owned(),
+        }
+    })
 }
 
 /// The depth asked for, or why this controller cannot have it.
