@@ -71,6 +71,8 @@
 
 mod admin;
 mod controller;
+#[cfg(test)]
+mod cross_thread_tests;
 mod discovery;
 #[cfg(test)]
 mod discovery_tests;

@@ -34,6 +34,15 @@ thread_local! {
     static NOW: Cell<u64> = const { Cell::new(1_000_000) };
 }
 
+thread_local! {
+    static OWN: Rc<Tasks> = Rc::default();
+}
+
+/// Runs the tasks of this thread's peers made by [`Peer::new`].
+pub fn run_everything() {
+    OWN.with(|tasks| tasks.run());
+}
+
 fn now() -> u64 {
     NOW.get()
 }
@@ -207,6 +216,18 @@ pub fn cc_enable() -> Cc {
 }
 
 impl Peer {
+    /// A connection with tasks of its own, which [`run_everything`] runs.
+    pub fn new(session: Rc<Session>, control: Rc<FakeControl>) -> Peer {
+        let tasks = OWN.with(Rc::clone);
+        Peer {
+            session,
+            control,
+            cntlid: 0,
+            cid: Cell::new(1),
+            tasks,
+        }
+    }
+
     pub fn connect(&self, command: &ConnectCommand, data: &ConnectData) -> Reply {
         self.exec(Sqe::from(*command), data.as_bytes())
     }
