@@ -197,9 +197,14 @@ impl Connection {
         if slot.digest_error {
             reply = Reply::status(Status::TRANSIENT_TRANSPORT_ERROR.wire());
         }
-        if reply.payload.len() > slot.data_len as usize
-            || (!slot.to_host && !reply.payload.is_empty())
-        {
+        let allowed = if slot.to_host {
+            slot.data_len as usize
+        } else {
+            0
+        };
+        let mut payload_len = reply.payload.len();
+        if payload_len > allowed {
+            payload_len = 0;
             tracing::error!(peer = %self.peer, cid = slot.cid, "reply has more data than asked for");
             reply = Reply::status(Status::INTERNAL_ERROR.wire());
         }
@@ -207,7 +212,7 @@ impl Connection {
         slots.release(index);
         let look = !slots.deferred.is_empty() || self.is_finishing();
         drop(slots);
-        self.answer(cid, reply);
+        self.answer(cid, reply, payload_len);
         if look {
             self.hook();
         }
@@ -215,10 +220,10 @@ impl Connection {
 
     /// Answers a command that has no slot.
     pub(crate) fn reject(&self, cid: u16, status: Status) {
-        self.answer(cid, Reply::status(status.wire()));
+        self.answer(cid, Reply::status(status.wire()), 0);
     }
 
-    fn answer(&self, cid: u16, reply: Reply) {
+    fn answer(&self, cid: u16, reply: Reply, payload_len: usize) {
         if self.is_closing() {
             return;
         }
@@ -231,7 +236,7 @@ impl Connection {
         } else {
             SQHD_DISABLED
         };
-        let with_data = reply.status == 0 && !reply.payload.is_empty();
+        let with_data = reply.status == 0 && payload_len > 0;
         // The host learns of SQHD from responses only, so some must go out while it looks at it.
         let silent = with_data
             && self.config.c2h_success
@@ -245,7 +250,8 @@ impl Connection {
         self.queue.set(queue);
         let mut tx = self.tx.borrow_mut();
         if with_data {
-            tx.data(cid, reply.payload, silent, self.config.c2h_data_max_bytes);
+            let max = self.config.c2h_data_max_bytes;
+            tx.data(cid, reply.payload, payload_len, silent, max);
         }
         if !silent {
             tx.response(&Cqe::new(reply.result, sqhd, cid, reply.status));

@@ -157,10 +157,10 @@ impl Outgoing {
         self.raw(&pdu[..len]);
     }
 
-    /// The payload of a reply as C2HData, in PDUs of at most `max` bytes (TCP 1.1, 3.6.2.8). The
+    /// The payload of a reply, `len` bytes long, as C2HData in PDUs of at most `max` bytes (TCP 1.1, 3.6.2.8). The
     /// last carries the success flag where `success`.
-    pub(crate) fn data(&mut self, cid: u16, payload: Payload, success: bool, max: u32) {
-        let total = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    pub(crate) fn data(&mut self, cid: u16, payload: Payload, len: usize, success: bool, max: u32) {
+        let total = u32::try_from(len).unwrap_or(u32::MAX);
         if total <= max {
             match payload.into_single() {
                 Ok(lease) => self.data_single(cid, lease, success),
