@@ -209,7 +209,7 @@ impl Incoming {
         let header = decode_header(frame, head).map_err(broken)?;
         let greeting = core.phase == Phase::Greeting;
         match header {
-            Header::TermReq(request) => return Err(Fatal::terminated(request)),
+            Header::TermReq(request) => Err(Fatal::terminated(request)),
             Header::IcResp(response) if greeting => self.on_icresp(core, response).map_err(broken),
             _ if greeting => Err(broken(PduError::sequence(frame.pdu_type))),
             Header::CapsuleResp(response) => on_response(core, response).map_err(broken),

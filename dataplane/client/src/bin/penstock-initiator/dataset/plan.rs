@@ -138,9 +138,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn samples_never_overlap(count in 1_usize..4, samples in 1_u32..60, seed: u64, big: bool) {
+        fn samples_never_overlap(count in 1_u32..4, samples in 1_u32..60, seed: u64, big: bool) {
             let block_size = if big { BlockSize::B4096 } else { BlockSize::B512 };
-            let namespaces: Vec<Geometry> = (1..=count as u32)
+            let namespaces: Vec<Geometry> = (1..=count)
                 .filter_map(Nsid::new)
                 .map(|nsid| Geometry { nsid, block_size, blocks: 1 << 40 })
                 .collect();
