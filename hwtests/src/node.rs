@@ -4,6 +4,7 @@ use crate::error::{IoContext, LabError, Result, check};
 use crate::process::{self, Owned};
 use crate::transcript::{Source, Transcript};
 use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -110,7 +111,7 @@ impl Node {
     /// Starts a node that serves `subsystems`, with its files in `dir`.
     ///
     /// # Errors
-    /// The program is not built, or it does not listen in time.
+    /// The program is not built, or it is not ready in time.
     pub fn start(dir: &Path, subsystems: &[Subsystem], log: &Transcript) -> Result<Self> {
         let mut node = Self {
             program: program()?,
@@ -138,10 +139,10 @@ impl Node {
         self.ipv6
     }
 
-    /// Starts the node's process on the present configuration and waits until it listens.
+    /// Starts the node's process on the present configuration and waits until it is ready.
     ///
     /// # Errors
-    /// It ends or does not listen in time.
+    /// It ends or is not ready in time.
     pub fn launch(&mut self) -> Result<()> {
         let mut command = process::tied(&self.program);
         command.arg("--config").arg(self.config_path());
@@ -156,8 +157,7 @@ impl Node {
             self.log.follow(Source::Node, err);
         }
         let until = Instant::now() + START_LIMIT;
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-        while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
+        while !self.is_ready() {
             if let Some(status) = owned.ended()? {
                 return Err(LabError::Gone(format!(
                     "the node ended at its start with {status}; what it said is in the log"
@@ -165,7 +165,7 @@ impl Node {
             }
             if Instant::now() >= until {
                 return Err(LabError::TimedOut {
-                    what: format!("the node to listen on {address}"),
+                    what: "the node to be ready".into(),
                     after: START_LIMIT,
                 });
             }
@@ -173,6 +173,22 @@ impl Node {
         }
         self.process = Some(owned);
         Ok(())
+    }
+
+    /// What the node's own endpoint says. That its port accepts a connection proves nothing: the
+    /// kernel keeps a killed node's listeners for a moment.
+    fn is_ready(&self) -> bool {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.metrics_port));
+        let ask = || -> std::io::Result<String> {
+            let limit = Duration::from_secs(1);
+            let mut stream = TcpStream::connect_timeout(&address, limit)?;
+            stream.set_read_timeout(Some(limit))?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
     /// SIGKILL: the node gets no chance to finish anything.
