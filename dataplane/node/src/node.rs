@@ -24,11 +24,18 @@ use crate::reactors::{Fleet, StartError};
 /// A namespace's name: the subsystem's NQN and the identifier.
 pub type NamespaceName = (String, Nsid);
 
+/// How long hosts are given to hear that the node stops, and to leave by themselves.
+const NOTICE_PATIENCE: Duration = Duration::from_millis(200);
+
 /// How long hosts are given to take in that their connection closes.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a reactor may take to answer while the node stops.
 const REPORT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the kernel may keep the listeners of a node that was killed with I/O in flight.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(3);
+const CLEAN_UP_STEP: Duration = Duration::from_millis(10);
 
 /// A listener as it is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,12 +103,13 @@ impl Node {
         for (listening, listener) in opened.listeners {
             node.listen(listening, listener);
         }
-        if let Some(endpoint) = opened.endpoint {
-            if let Err(error) = node.serve_metrics(endpoint) {
-                let what = format!("the metrics endpoint cannot be served: {error}");
-                node.fleet.stop();
-                return Err(whole(&node.config, &what));
-            }
+        let served = opened
+            .endpoint
+            .map_or(Ok(()), |endpoint| node.serve_metrics(endpoint));
+        if let Err(error) = served {
+            node.fleet.stop();
+            let what = format!("the metrics endpoint cannot be served: {error}");
+            return Err(whole(&node.config, &what));
         }
         Ok(node)
     }
@@ -180,6 +188,7 @@ impl Node {
                 "commands in flight are given up: the time is over"
             );
         }
+        self.wait(NOTICE_PATIENCE, |report| report.connections);
         self.target.close_all("the node is stopping");
         self.fleet.close_connections("the node is stopping");
         self.wait(CLOSE_PATIENCE, |report| report.connections);
@@ -346,7 +355,7 @@ pub(crate) fn bind(
     config: &Config,
     address: &Placed<SocketAddr>,
 ) -> Result<(Listening, TcpListener), Problem> {
-    let bound = TcpListener::bind(address.value)
+    let bound = bind_patiently(address.value)
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .map_err(|error| bind_problem(config, address, "listener.address", &error))?;
     Ok((
@@ -356,6 +365,20 @@ pub(crate) fn bind(
         },
         bound.1,
     ))
+}
+
+/// Binds, waiting a little for a port in use: the kernel cleans up after a killed node's io_uring
+/// some time after the process is gone, and keeps its listeners open until then.
+fn bind_patiently(address: SocketAddr) -> io::Result<TcpListener> {
+    let give_up = Instant::now() + CLEAN_UP_MAX;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                std::thread::sleep(CLEAN_UP_STEP);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn bind_problem(

@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use penstock_reactor::TcpListener;
-use penstock_subsystem::ConfigError;
 
 use crate::config::{Config, NamespaceSettings, Problem, Problems, SubsystemSettings};
 use crate::device::Device;
 use crate::node::{
-    Listening, NamespaceName, Node, add_namespace, add_subsystem, bind, open_device, refused, told,
+    Listening, NamespaceName, Node, add_namespace, add_subsystem, bind, open_device, told,
 };
 
 /// What a reload did.
@@ -22,6 +21,8 @@ pub struct Changes {
     pub applied: Vec<String>,
     /// Keys whose change waits for a restart.
     pub need_restart: Vec<String>,
+    /// What failed although it had been checked; the rest went on.
+    pub failed: Vec<String>,
 }
 
 /// Everything that must succeed before anything changes.
@@ -31,6 +32,15 @@ struct Prepared {
     listeners: Vec<(Listening, TcpListener)>,
     /// Devices already resized: the size before, to go back to.
     resized: Vec<(NamespaceName, u64)>,
+}
+
+impl Changes {
+    fn note<E: std::fmt::Display>(&mut self, result: Result<(), E>, what: impl FnOnce() -> String) {
+        match result {
+            Ok(()) => self.applied.push(what()),
+            Err(error) => self.failed.push(error.to_string()),
+        }
+    }
 }
 
 impl Node {
@@ -51,9 +61,9 @@ impl Node {
             ..Changes::default()
         };
         self.remove_old(&new, &mut changes);
-        let result = self.add_new(&new, prepared, &mut changes);
+        self.add_new(&new, prepared, &mut changes);
         self.config = self.in_force(new);
-        result.map(|()| changes)
+        Ok(changes)
     }
 
     fn prepare(&self, new: &Config, prepared: &mut Prepared, problems: &mut Vec<Problem>) {
@@ -71,6 +81,7 @@ impl Node {
                     .map(|problem| self.explained(namespace, problem)),
             );
         }
+        problems.extend(self.above_limit(new));
         for address in &new.listeners {
             if self
                 .listening
@@ -84,6 +95,21 @@ impl Node {
                 Err(problem) => problems.push(problem),
             }
         }
+    }
+
+    /// Namespaces above a limit that a restart would raise.
+    fn above_limit(&self, new: &Config) -> Vec<Problem> {
+        let limit = |nqn: &str| subsystem_of(&self.config, nqn).map(|known| known.namespaces_max);
+        let above = namespaces(new).filter(|(nqn, namespace)| {
+            limit(nqn).is_some_and(|limit| namespace.nsid.get() > limit)
+        });
+        above
+            .map(|(nqn, namespace)| {
+                let what = format!("{} is above the namespaces_max in force", namespace.nsid);
+                let remedy = format!("use a lower nsid, or restart to raise the limit of {nqn}");
+                new.problem(namespace.line, "namespace.nsid", what, &remedy)
+            })
+            .collect()
     }
 
     /// A device that is to be opened anew under another name is still locked by ourselves.
@@ -170,10 +196,8 @@ impl Node {
         }
         for subsystem in &self.config.subsystems {
             if subsystem_of(new, &subsystem.nqn).is_none() {
-                note(self.target.remove_subsystem(&subsystem.nqn));
-                changes
-                    .applied
-                    .push(format!("subsystem {} removed", subsystem.nqn));
+                let removed = self.target.remove_subsystem(&subsystem.nqn);
+                changes.note(removed, || format!("subsystem {} removed", subsystem.nqn));
             }
         }
         for name in self.devices.keys().cloned().collect::<Vec<_>>() {
@@ -183,34 +207,24 @@ impl Node {
                 continue;
             }
             if subsystem_of(new, &name.0).is_some() {
-                note(self.target.remove_namespace(&name.0, name.1));
-                changes
-                    .applied
-                    .push(format!("namespace {} of {} removed", name.1, name.0));
+                let removed = self.target.remove_namespace(&name.0, name.1);
+                changes.note(removed, || {
+                    format!("namespace {} of {} removed", name.1, name.0)
+                });
             }
             self.devices.remove(&name);
         }
     }
 
-    fn add_new(
-        &mut self,
-        new: &Config,
-        prepared: Prepared,
-        changes: &mut Changes,
-    ) -> Result<(), Problems> {
+    fn add_new(&mut self, new: &Config, prepared: Prepared, changes: &mut Changes) {
         self.devices.extend(prepared.devices.clone());
         for subsystem in &new.subsystems {
             match subsystem_of(&self.config, &subsystem.nqn) {
                 None => {
-                    add_subsystem(&self.target, new, subsystem, &self.devices)?;
-                    changes
-                        .applied
-                        .push(format!("subsystem {} added", subsystem.nqn));
+                    let added = add_subsystem(&self.target, new, subsystem, &self.devices);
+                    changes.note(added, || format!("subsystem {} added", subsystem.nqn));
                 }
-                Some(old) => {
-                    let old = old.clone();
-                    self.change_subsystem(new, &old, subsystem, &prepared, changes)?;
-                }
+                Some(old) => self.change_subsystem(old, subsystem, &prepared, changes),
             }
         }
         for (listening, listener) in prepared.listeners {
@@ -219,23 +233,21 @@ impl Node {
                 .applied
                 .push(format!("listener {} added", listening.bound));
         }
-        Ok(())
     }
 
     fn change_subsystem(
         &self,
-        new: &Config,
         old: &SubsystemSettings,
         subsystem: &SubsystemSettings,
         prepared: &Prepared,
         changes: &mut Changes,
-    ) -> Result<(), Problems> {
+    ) {
         let nqn = &subsystem.nqn;
         if (old.allow_any_host, &old.hosts) != (subsystem.allow_any_host, &subsystem.hosts) {
-            self.target
-                .set_hosts(nqn, subsystem.allow_any_host, &subsystem.hosts)
-                .map_err(|error| refused(new, subsystem.line, &error))?;
-            changes.applied.push(format!("hosts of {nqn} changed"));
+            let set = self
+                .target
+                .set_hosts(nqn, subsystem.allow_any_host, &subsystem.hosts);
+            changes.note(set, || format!("hosts of {nqn} changed"));
         }
         for namespace in &subsystem.namespaces {
             let name = (nqn.clone(), namespace.nsid);
@@ -243,37 +255,25 @@ impl Node {
                 continue;
             };
             if prepared.devices.contains_key(&name) {
-                add_namespace(&self.target, nqn, namespace, device)
-                    .map_err(|error| refused(new, namespace.line, &error))?;
-                changes
-                    .applied
-                    .push(format!("namespace {} of {nqn} added", namespace.nsid));
+                let added = add_namespace(&self.target, nqn, namespace, device);
+                changes.note(added, || format!("namespace {} of {nqn} added", name.1));
                 continue;
             }
             let mut resized = prepared.resized.iter().any(|(grown, _)| *grown == name);
             let size_bytes = namespace.backend.size_bytes();
             if size_bytes.is_some_and(|wanted| wanted < device.size_bytes()) {
-                device.resize(size_bytes).map_err(|error| {
-                    let key = "namespace.size_bytes";
-                    Problems(vec![told(
-                        new,
-                        Some(namespace.line),
-                        key,
-                        &error.to_string(),
-                    )])
-                })?;
-                resized = true;
+                match device.resize(size_bytes) {
+                    Ok(()) => resized = true,
+                    Err(error) => changes.failed.push(error.to_string()),
+                }
             }
             if resized {
-                note(self.target.namespace_resized(nqn, namespace.nsid));
                 let size = device.size_bytes();
-                changes.applied.push(format!(
-                    "namespace {} of {nqn} resized to {size} bytes",
-                    name.1
-                ));
+                let told = self.target.namespace_resized(nqn, namespace.nsid);
+                let what = || format!("namespace {} of {nqn} resized to {size} bytes", name.1);
+                changes.note(told, what);
             }
         }
-        Ok(())
     }
 
     /// The keys that differ and cannot be changed while the node runs.
@@ -357,11 +357,4 @@ fn find<'c>(config: &'c Config, name: &NamespaceName) -> Option<&'c NamespaceSet
 fn display(path: Option<&Path>) -> String {
     path.map(|path| path.display().to_string())
         .unwrap_or_default()
-}
-
-/// What is to be removed is known to be there: a refusal is a mistake of ours, and no reason to stop.
-fn note(result: Result<(), ConfigError>) {
-    if let Err(error) = result {
-        tracing::error!(%error, "the running configuration was not as expected");
-    }
 }

@@ -88,6 +88,10 @@ impl Daemon {
                     .applied
                     .iter()
                     .for_each(|change| tracing::info!("reload: {change}"));
+                changes
+                    .failed
+                    .iter()
+                    .for_each(|failure| tracing::error!("reload: {failure}"));
                 for key in &changes.need_restart {
                     tracing::warn!("reload: {key} differs: it changes with a restart only");
                 }

@@ -133,7 +133,7 @@ impl Checker<'_> {
             );
         }
         let key = "node.shutdown_timeout_ms";
-        let ms = self.number(key, &node.shutdown_timeout_ms, 3_000, 0..=4_500);
+        let ms = self.number(key, &node.shutdown_timeout_ms, 3_000, 0..=4_000);
         NodeSettings {
             name,
             shutdown_timeout: Duration::from_millis(ms),

@@ -227,7 +227,7 @@ fn refuses_tcp_log_and_addresses_out_of_their_limits() {
             &["metrics.listen", "no address with a port"],
         ),
         ("[node]\nname = \"\"", 2, &["node.name", "empty"]),
-        ("[node]\nshutdown_timeout_ms = 9000", 2, &["from 0 to 4500"]),
+        ("[node]\nshutdown_timeout_ms = 9000", 2, &["from 0 to 4000"]),
         (
             "[[listener]]\naddress = \"localhost:4420\"",
             2,

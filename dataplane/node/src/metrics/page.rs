@@ -1,5 +1,6 @@
 //! The metrics page: every family, with its help.
 
+use penstock_reactor::StatsSnapshot;
 use penstock_subsystem::metrics::{ErrorClass, IoKind, LATENCY_CLASS_NAMES, PATH_NAMES};
 use penstock_subsystem::{ControllerSnapshot, NamespaceSnapshot};
 
@@ -191,6 +192,10 @@ fn of_reactor(families: &mut Families, reactor: &Reactor, busy: f64, answers: bo
     ] {
         families.counter_ns(name, help, &base, ns);
     }
+    of_rounds(families, &base, &stats);
+}
+
+fn of_rounds(families: &mut Families, base: &[(&str, &str)], stats: &StatsSnapshot) {
     for (name, help, value) in [
         (
             "penstock_reactor_rounds_total",
@@ -233,7 +238,7 @@ fn of_reactor(families: &mut Families, reactor: &Reactor, busy: f64, answers: bo
             stats.recv_starved,
         ),
     ] {
-        families.counter(name, help, &base, value);
+        families.counter(name, help, base, value);
     }
     for (name, help, value) in [
         (
@@ -247,7 +252,7 @@ fn of_reactor(families: &mut Families, reactor: &Reactor, busy: f64, answers: bo
             stats.recv_buffers_held,
         ),
     ] {
-        families.gauge(name, help, &base, value as f64);
+        families.gauge(name, help, base, value as f64);
     }
 }
 

@@ -59,7 +59,7 @@ impl Families {
             bucket
         };
         let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets.iter().map(bucket).collect::<Vec<_>>().into());
+        histogram.set_bucket(buckets.iter().map(bucket).collect());
         histogram.set_sample_sum(sum);
         histogram.set_sample_count(count);
         let mut metric = labelled(labels);

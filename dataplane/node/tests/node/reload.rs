@@ -141,6 +141,16 @@ fn a_bad_file_changes_nothing_and_what_needs_a_restart_is_named() {
     );
     assert_eq!(size_seen(address, 1), Some(256));
 
+    let limit = |max: u32| subsystem(NQN) + &format!("namespaces_max = {max}\n");
+    let raised = base.replace(&subsystem(NQN), &limit(400)) + &memory(300, 1 << 20);
+    let log = daemon.reload(&raised);
+    assert!(
+        log.contains("300 is above the namespaces_max in force"),
+        "{log}"
+    );
+    assert!(log.contains("restart to raise the limit"), "{log}");
+    assert_eq!(size_seen(address, 300), None);
+
     let log = daemon.reload(&(base.clone() + "[tcp]\nmdts_bytes = 524288\n"));
     assert!(
         log.contains("[tcp] differs: it changes with a restart only"),

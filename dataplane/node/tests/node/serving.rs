@@ -34,57 +34,64 @@ fn hosts_write_and_read_and_the_metrics_tell() {
     });
     outcome.expect("served");
 
-    let page = daemon.page("/metrics");
-    let metric = |name: &str, labels: &[(&str, &str)]| {
-        let line = page.lines().find(|line| {
-            line.starts_with(&format!("{name}{{"))
-                && labels
-                    .iter()
-                    .all(|(key, value)| line.contains(&format!("{key}=\"{value}\"")))
-        });
-        let line = line.unwrap_or_else(|| panic!("no {name} {labels:?} in\n{page}"));
-        line.rsplit(' ')
-            .next()
-            .and_then(|value| value.parse::<f64>().ok())
-            .expect("a number")
-    };
+    metrics_tell(&Page(daemon.page("/metrics")));
+    assert!(daemon.page("/healthz").ends_with("ok\n"));
+    assert!(daemon.page("/readyz").ends_with("ok\n"));
+}
+
+/// What the writes and reads above amount to.
+fn metrics_tell(page: &Page) {
     let bytes = f64::from((1 + 16 + 256 + 1) * 4096);
     for (ns, path) in [("1", "device"), ("2", "pool")] {
         let direction = |direction| [("nsid", ns), ("direction", direction)];
         assert_eq!(
-            metric("penstock_io_bytes_total", &direction("read")),
-            bytes,
-            "{page}"
+            page.metric("penstock_io_bytes_total", &direction("read")),
+            bytes
         );
         assert_eq!(
-            metric("penstock_io_bytes_total", &direction("write")),
-            bytes,
-            "{page}"
+            page.metric("penstock_io_bytes_total", &direction("write")),
+            bytes
         );
         let through = [("nsid", ns), ("direction", "write"), ("memory", path)];
-        assert_eq!(
-            metric("penstock_io_path_bytes_total", &through),
-            bytes,
-            "{page}"
-        );
+        assert_eq!(page.metric("penstock_io_path_bytes_total", &through), bytes);
         let reads = [("nsid", ns), ("command", "read")];
-        assert_eq!(metric("penstock_io_commands_total", &reads), 4.0);
-        assert_eq!(metric("penstock_io_latency_seconds_count", &reads), 4.0);
+        assert_eq!(page.metric("penstock_io_commands_total", &reads), 4.0);
         assert_eq!(
-            metric("penstock_namespace_size_bytes", &[("nsid", ns)]),
+            page.metric("penstock_io_latency_seconds_count", &reads),
+            4.0
+        );
+        assert_eq!(
+            page.metric("penstock_namespace_size_bytes", &[("nsid", ns)]),
             16777216.0
         );
     }
     let blamed = [("nsid", "1"), ("class", "host")];
-    assert_eq!(metric("penstock_io_errors_total", &blamed), 1.0);
-    assert_eq!(metric("penstock_reactor_up", &[("reactor", "0")]), 1.0);
+    assert_eq!(page.metric("penstock_io_errors_total", &blamed), 1.0);
+    assert_eq!(page.metric("penstock_reactor_up", &[("reactor", "0")]), 1.0);
     assert_eq!(
-        metric("penstock_buffer_pool_leased_bytes", &[("reactor", "0")]),
+        page.metric("penstock_buffer_pool_leased_bytes", &[("reactor", "0")]),
         0.0
     );
-    assert!(metric("penstock_tcp_commands_total", &[("reactor", "0")]) > 18.0);
-    assert!(daemon.page("/healthz").ends_with("ok\n"));
-    assert!(daemon.page("/readyz").ends_with("ok\n"));
+    assert!(page.metric("penstock_tcp_commands_total", &[("reactor", "0")]) > 18.0);
+}
+
+/// A page of metrics.
+struct Page(String);
+
+impl Page {
+    /// The value of the metric `name` with these labels among others.
+    fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let has =
+            |line: &str, (key, value): &(&str, &str)| line.contains(&format!("{key}=\"{value}\""));
+        let line = self.0.lines().find(|line| {
+            line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| has(line, label))
+        });
+        let line = line.unwrap_or_else(|| panic!("no {name} {labels:?} in\n{}", self.0));
+        line.rsplit(' ')
+            .next()
+            .and_then(|value| value.parse().ok())
+            .expect("a number")
+    }
 }
 
 #[test]
