@@ -99,7 +99,7 @@ impl Drop for Owned {
 }
 
 impl Core {
-    fn new(options: &ConnectOptions, slots: u16) -> Core {
+    pub(crate) fn new(options: &ConnectOptions, slots: u16) -> Core {
         let agreed = Agreed {
             header_digest: false,
             data_digest: false,

@@ -418,21 +418,4 @@ fn data_received(body: Body, digest: Option<u32>, core: &mut Core) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reserved_fatal_status_is_not_given_a_name() {
-        use penstock_nvme::FromZeros;
-        let mut request = TermReq::new_zeroed();
-        request.fes.set(0x77);
-        let CloseReason::Terminated {
-            status, meaning, ..
-        } = Fatal::terminated(&request).reason
-        else {
-            panic!("not a termination");
-        };
-        assert_eq!((status, meaning), (0x77, "reserved"));
-        assert!(Fatal::terminated(&request).parting().is_none());
-    }
-}
+mod tests;

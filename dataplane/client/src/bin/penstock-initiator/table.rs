@@ -57,6 +57,42 @@ pub fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// Fails unless `help` names every key of the object, and no key that is not there: names in help
+/// are words with an underscore, or the first word of a line.
+#[cfg(test)]
+pub fn assert_documented(help: &str, object: &serde_json::Value) {
+    fn keys(value: &serde_json::Value, into: &mut Vec<String>) {
+        if let Some(object) = value.as_object() {
+            into.extend(object.keys().cloned());
+            object.values().for_each(|value| keys(value, into));
+        }
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .for_each(|value| keys(value, into));
+    }
+    let mut found = Vec::new();
+    keys(object, &mut found);
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: Vec<&str> = help
+        .split(|c| !is_word(c))
+        .filter(|word| !word.is_empty())
+        .collect();
+    for key in &found {
+        assert!(
+            words.contains(&key.as_str()),
+            "the help does not name {key}"
+        );
+    }
+    for word in words.iter().filter(|word| word.contains('_')) {
+        assert!(
+            found.iter().any(|key| key == word),
+            "the help names {word}, which is not there"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

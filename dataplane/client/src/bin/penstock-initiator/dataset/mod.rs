@@ -79,6 +79,7 @@ struct Common {
 }
 
 #[derive(Args, Debug)]
+#[command(after_long_help = report::JSON_HELP)]
 struct WriteArguments {
     #[command(flatten)]
     common: Common,
@@ -97,6 +98,7 @@ struct WriteArguments {
 }
 
 #[derive(Args, Debug)]
+#[command(after_long_help = report::JSON_HELP)]
 struct ReadArguments {
     #[command(flatten)]
     common: Common,

@@ -10,6 +10,27 @@ use super::pump::{Done, Part};
 use crate::latency::{Figures, Latencies};
 use crate::{cpu, size, table};
 
+/// What `--help` says of the result; a test keeps it true.
+pub const JSON_HELP: &str = "\
+Keys of --json-file and of the last line of --progress json (MB is 10^6 bytes, GB 10^9):
+  event                 result
+  phase                 write or read
+  address, nqn, nsids   as asked for
+  samples               samples of the data set
+  dataset_bytes         their bytes
+  bytes                 bytes of all epochs
+  epochs                for each: epoch, elapsed_s, samples_per_s, throughput_mb_per_s
+  elapsed_s             sum of the epochs
+  samples_per_s, throughput_mb_per_s  over all epochs
+  request_bytes         bytes of one request
+  requests              how many were made
+  queue_depth, queue_pairs, reactors  as asked for
+  header_digest, data_digest  whether they were in force
+  latency_min_us, latency_mean_us, latency_p50_us, latency_p99_us, latency_p99_9_us,
+  latency_p99_99_us, latency_max_us  of one request
+  cpu_s                 CPU time of this process, making and checking the data included
+  cpu_s_per_gb          the same a 10^9 bytes moved";
+
 /// Keys of `--json-file` and of the last line of `--progress json`. Rates are decimal: MB is 10^6
 /// bytes, GB is 10^9.
 #[derive(Debug, Serialize)]
@@ -157,5 +178,67 @@ fn per(elapsed_s: f64, count: f64) -> f64 {
         count / elapsed_s
     } else {
         0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_key_and_no_other() {
+        let epoch = Epoch {
+            epoch: 1,
+            elapsed_s: 1.0,
+            samples_per_s: 1.0,
+            throughput_mb_per_s: 1.0,
+        };
+        let report = Report {
+            event: "result",
+            phase: "read",
+            address: String::new(),
+            nqn: String::new(),
+            nsids: vec![1],
+            samples: 1,
+            epochs: vec![epoch],
+            dataset_bytes: 1,
+            bytes: 1,
+            elapsed_s: 1.0,
+            samples_per_s: 1.0,
+            throughput_mb_per_s: 1.0,
+            request_bytes: 1,
+            requests: 1,
+            queue_depth: 1,
+            queue_pairs: 1,
+            reactors: 1,
+            header_digest: false,
+            data_digest: false,
+            latency: Figures::default(),
+            cpu_s: None,
+            cpu_s_per_gb: None,
+        };
+        crate::table::assert_documented(JSON_HELP, &serde_json::to_value(report).expect("JSON"));
+    }
+
+    #[test]
+    fn an_epoch_lasts_from_the_first_begin_to_the_last_end() {
+        let done = |epochs| Done {
+            latencies: Latencies::new().expect("histogram"),
+            checksums: Vec::new(),
+            epochs,
+        };
+        let second = penstock_reactor::ticks_per_second();
+        let all = [
+            done(vec![(0, second)]),
+            done(vec![(second / 2, 2 * second)]),
+        ];
+        let epochs = epochs_of(&all, 10, 4_000_000);
+        assert_eq!(epochs.len(), 1);
+        assert!((epochs[0].elapsed_s - 2.0).abs() < 0.001, "{epochs:?}");
+        assert!(
+            (epochs[0].throughput_mb_per_s - 2.0).abs() < 0.01,
+            "{epochs:?}"
+        );
+        assert!((epochs[0].samples_per_s - 5.0).abs() < 0.01, "{epochs:?}");
     }
 }

@@ -51,6 +51,7 @@ impl Workload {
 
 /// Arguments of `perf`. All workloads but the reading ones DESTROY what the namespace holds.
 #[derive(Args, Debug)]
+#[command(after_long_help = report::JSON_HELP)]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,

@@ -10,6 +10,26 @@ use super::{Arguments, Plan, Workload};
 use crate::latency::Figures;
 use crate::{cpu, size, table};
 
+/// What `--help` says of `--json`; a test keeps it true.
+pub const JSON_HELP: &str = "\
+Keys of --json, one object; counts and rates are of the measured span unless told otherwise:
+  workload, transport, address, nqn, nsid, seed  as asked for
+  block_size_bytes      bytes of one command
+  read_percent          share of reads; null but for mixed
+  queue_depth, queue_pairs, reactors  as asked for
+  header_digest, data_digest  whether they were in force
+  elapsed_s             the measured span
+  reads, writes         commands completed
+  checked_reads         reads whose content was checked, at any time (verify only)
+  iops                  commands completed a second
+  throughput_mib_per_s  2^20 bytes a second
+  latency_min_us, latency_mean_us, latency_p50_us, latency_p99_us, latency_p99_9_us,
+  latency_p99_99_us, latency_max_us  from sending a command to its completion
+  cpu_s                 CPU time of this process; null where the kernel does not tell
+  cpu_s_per_gb          the same a 10^9 bytes moved
+  errors                commands that failed or brought wrong data, at any time
+  first_error           the first one's words, or null";
+
 /// Keys of `--json`, one object. Counts and rates are of the measured span, except errors.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -124,5 +144,41 @@ impl Report {
         rows.push(("errors", self.errors.to_string()));
         table::print(&table::pairs(&rows));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_key_and_no_other() {
+        let report = Report {
+            workload: Workload::Mixed,
+            transport: "tcp",
+            address: String::new(),
+            nqn: String::new(),
+            nsid: 1,
+            block_size_bytes: 4096,
+            read_percent: Some(70),
+            queue_depth: 1,
+            queue_pairs: 1,
+            reactors: 1,
+            header_digest: false,
+            data_digest: false,
+            seed: 1,
+            elapsed_s: 1.0,
+            reads: 0,
+            writes: 0,
+            checked_reads: 0,
+            iops: 0.0,
+            throughput_mib_per_s: 0.0,
+            latency: Figures::default(),
+            cpu_s: None,
+            cpu_s_per_gb: None,
+            errors: 0,
+            first_error: None,
+        };
+        crate::table::assert_documented(JSON_HELP, &serde_json::to_value(report).expect("JSON"));
     }
 }
