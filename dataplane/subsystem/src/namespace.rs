@@ -188,7 +188,19 @@ impl NamespaceHere {
         self.begin_write_fenced()
     }
 
+    /// Begins a write; `None` while a fused operation has the namespace for itself.
+    #[inline]
+    pub fn try_begin_write(self: &Rc<Self>) -> Option<Writing> {
+        (!self.ns.fence.raised()).then(|| self.begin_write_fenced())
+    }
+
+    /// Waits until no fused operation has the namespace.
+    pub async fn fence_lowered(&self) {
+        self.ns.fence.lowered().await;
+    }
+
     /// Begins a write of the fused operation that holds the fence.
+    #[inline]
     pub fn begin_write_fenced(self: &Rc<Self>) -> Writing {
         self.writes.begin();
         Writing(Rc::clone(self))

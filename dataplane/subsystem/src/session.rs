@@ -13,7 +13,7 @@ use penstock_seam::{Command, ConnectionControl, Handler, Link, Reply};
 
 use crate::controller::{Controller, QueueShared};
 use crate::error_log::ErrorRecord;
-use crate::io::IoQueue;
+use crate::io::{Incoming, IoQueue};
 use crate::local::{Home, Remote, forget, register, unique_id};
 use crate::namespace::DebtHold;
 use crate::status::Fail;
@@ -222,6 +222,29 @@ impl Handler for Session {
         async move {
             match self.role.get() {
                 Some(Role::Io(queue)) if command.sqe[0] != FABRICS => {
+                    if let Some((quick, op)) = queue.quick_read(&self, &command, &link) {
+                        let outcome = op.await;
+                        return queue.quick_read_done(&self, &command, quick, outcome);
+                    }
+                    if let Some((quick, incoming)) = queue.quick_write(&self, &command, &link) {
+                        let (lease, mut writing, fua) = incoming.into_parts();
+                        let lease = match link.receive(lease).await {
+                            Ok(lease) => lease,
+                            Err(error) => {
+                                let fail = Fail::from(error);
+                                return queue.quick_failed(&self, &command, quick, fail);
+                            }
+                        };
+                        let writing = loop {
+                            match Incoming::begin(writing.take(), &quick) {
+                                Some(writing) => break writing,
+                                None => quick.lowered().await,
+                            }
+                        };
+                        let op = queue.quick_submit(&quick, lease, (writing, fua), &link);
+                        let outcome = op.await;
+                        return queue.quick_write_done(&self, &command, quick, outcome);
+                    }
                     queue.run(&self, &command, &link).await
                 }
                 _ => {

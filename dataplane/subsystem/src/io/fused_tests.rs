@@ -176,3 +176,28 @@ fn a_device_error_in_a_pair_is_the_first_halfs() {
         Status::INVALID_NAMESPACE.dnr()
     );
 }
+
+#[test]
+fn a_write_whose_data_comes_late_waits_for_a_pair_that_began_meanwhile() {
+    let bed = Bed::new();
+    let (admin, queue) = bed.pair();
+    let other = bed.io(&admin, 2);
+    let link = LinkState::new(&[3; 512]);
+    link.withhold.set(true);
+    let late = other.start_on(io(IoOpcode::Write, 0, 1), 512, link);
+    bed.device.hold.store(true, Ordering::Relaxed);
+    // A host that is slow to send holds up no pair.
+    let (first, second) = pair(&queue, 0, 0, 2);
+    assert_eq!(held(), 1, "the pair reads");
+    late.link.let_through();
+    bed.tasks.run();
+    assert_eq!(held(), 1, "the late write waits");
+    while release_held() {
+        bed.tasks.run();
+    }
+    assert_eq!(
+        (first.status(), second.status(), late.status()),
+        (Status::SUCCESS, Status::SUCCESS, Status::SUCCESS)
+    );
+    assert_eq!(bed.device.block(0), 3);
+}

@@ -7,9 +7,12 @@ mod fused;
 #[cfg(test)]
 mod fused_tests;
 mod other;
+mod quick;
 mod rw;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use quick::Incoming;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -15,7 +15,7 @@ use crate::status::Fail;
 
 /// Where a payload lives; all its runs are of one kind.
 #[inline]
-fn kind_of(payload: &Payload) -> MemoryKind {
+pub(super) fn kind_of(payload: &Payload) -> MemoryKind {
     payload
         .segments()
         .next()
@@ -114,7 +114,11 @@ impl IoQueue {
 
 /// Memory for a read that needs no lease from the pool: the host's own, or the device's.
 #[inline]
-fn read_memory<L: Link>(here: &NamespaceHere, range: &Range, link: &L) -> Option<Payload> {
+pub(super) fn read_memory<L: Link>(
+    here: &NamespaceHere,
+    range: &Range,
+    link: &L,
+) -> Option<Payload> {
     if let Some(memory) = link.host_memory() {
         return Some(memory);
     }
