@@ -112,11 +112,8 @@ fn head(out: &mut String, outcome: &Outcome, width: f64) {
 /// The bars of one case and measure.
 fn pair(out: &mut String, outcome: &Outcome, case: &Case, measure: &Measure, left: f64, top: f64) {
     let spreads = SIDES.map(|(name, _)| spread(outcome, case, name, measure));
-    let most = spreads
-        .iter()
-        .flatten()
-        .map(|s| s.median)
-        .fold(0.0, f64::max);
+    // The longest thin line sets the scale: nothing is cut.
+    let most = spreads.iter().flatten().map(|s| s.max).fold(0.0, f64::max);
     if most <= 0.0 {
         return;
     }
@@ -146,7 +143,7 @@ fn bar(
     colour: &str,
     ratio: Option<f64>,
 ) {
-    let length = |value: f64| (value / most * BAR_LENGTH_MAX).min(BAR_LENGTH_MAX * 1.12);
+    let length = |value: f64| value / most * BAR_LENGTH_MAX;
     let _ = writeln!(
         out,
         "<rect x=\"{x}\" y=\"{y}\" width=\"{:.1}\" height=\"{BAR_HEIGHT}\" fill=\"{colour}\"/>",
