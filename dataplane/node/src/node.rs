@@ -425,3 +425,22 @@ pub(crate) fn told(config: &Config, line: Option<usize>, key: &str, message: &st
         remedy: remedy.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_let_go_soon_is_waited_for() {
+        let held = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = held.local_addr().unwrap();
+        let letting_go = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+        });
+        let begun = Instant::now();
+        bind_patiently(address).unwrap();
+        assert!(begun.elapsed() >= CLEAN_UP_STEP, "the port was not held");
+        letting_go.join().unwrap();
+    }
+}
