@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::case::{self, Case};
+use crate::case::{self, Case, Workload};
 use crate::child::{self, Owned};
 use crate::client::{Client, Span, Target};
 use crate::figures::Figures;
@@ -20,6 +20,12 @@ const OTHER_MAX: f64 = 0.05;
 
 /// Free hugepages (2 MiB) that both targets and the client need together.
 const HUGEPAGES_WANTED: u64 = 1000;
+
+/// Long enough to write the namespace once on a quiet machine, many times over.
+const FILL_SPAN: Span = Span {
+    seconds: 2,
+    warm_up_seconds: 0,
+};
 
 /// Options of `penstock-perf tcp`.
 #[derive(clap::Args)]
@@ -158,7 +164,8 @@ pub fn run(options: &Options) -> Result<()> {
 fn setup_in_words(options: &Options, hugepages: bool) -> String {
     let namespace = format!("{:?}", options.namespace).to_lowercase();
     format!(
-        "target on core {}, client on core {}, loopback; 512 MiB {namespace} namespace, 512 B blocks, \
+        "target on core {}, client on core {}, loopback; 512 MiB {namespace} namespace, \
+         written full before, 512 B blocks, \
          hugepages {}; our reactor polls {}; {} runs of {} s after {} s of warm-up, in turns",
         options.programs.target_core,
         options.programs.client_core,
@@ -210,6 +217,9 @@ fn in_turns(
         process: &peer.process,
         target: &peer.target,
     }));
+    for side in &sides {
+        fill(options, client, side, folder)?;
+    }
     let mut samples = Vec::new();
     for case in cases {
         for run in 0..options.runs {
@@ -236,6 +246,26 @@ fn in_turns(
         }
     }
     Ok(samples)
+}
+
+/// Writes the namespace once from end to end, so that no measurement pays for its pages.
+fn fill(options: &Options, client: &Client, side: &Side<'_>, folder: &Path) -> Result<()> {
+    let case = Case {
+        name: "fill",
+        title: "128 KiB write, unmeasured",
+        io_bytes: 131_072,
+        workload: Workload::Write,
+        connections: 1,
+        depth: 32,
+        digests: false,
+        usual: false,
+    };
+    side.process.thaw()?;
+    let core = options.programs.client_core;
+    client
+        .measure(&case, side.target, FILL_SPAN, core, folder)
+        .with_context(|| format!("writing {} full", side.name))?;
+    side.process.freeze()
 }
 
 /// Measures one side, again where others used the processor; the least disturbed attempt counts.
