@@ -25,6 +25,10 @@ pub enum Poll {
 /// Microseconds without work before an adaptive reactor sleeps.
 const IDLE_US: u32 = 100;
 
+/// From how long a round is reported as stalled: a tool makes and checks data on its reactors, and
+/// nobody but itself waits for it.
+const STALL_MS: u32 = 2_000;
+
 /// Runs on one reactor; the pool is that reactor's.
 pub type Work<T> = Box<dyn FnOnce(Pool) -> Pin<Box<dyn Future<Output = anyhow::Result<T>>>> + Send>;
 
@@ -53,6 +57,7 @@ impl Reactors {
                 id,
                 core,
                 poll,
+                stall_threshold_ms: STALL_MS,
                 ..ReactorConfig::default()
             };
             reactors.handles.push(ReactorHandle::start(config, || {})?);
