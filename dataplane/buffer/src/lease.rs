@@ -4,6 +4,8 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use crate::copy::copy_past_cache;
+
 /// Where leased memory lives. Reported per byte in the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemoryKind {
@@ -115,7 +117,13 @@ impl Lease {
         if n > 0 {
             // SAFETY: offset + n <= len, the run is valid for writes while a holder exists, and
             // `from` is a live Rust slice that cannot overlap memory handed out only as raw runs.
-            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.as_ptr().add(offset), n) };
+            unsafe {
+                let to = self.as_ptr().add(offset);
+                match self.kind() {
+                    MemoryKind::Device => copy_past_cache(from.as_ptr(), to, n),
+                    _ => std::ptr::copy_nonoverlapping(from.as_ptr(), to, n),
+                }
+            }
         }
         n
     }

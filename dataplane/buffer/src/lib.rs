@@ -8,6 +8,7 @@
 //! an NVMe controller memory buffer), or a guest's. [`Lease::kind`] says which.
 
 mod buddy;
+mod copy;
 mod lease;
 mod line;
 mod mapping;

@@ -25,7 +25,7 @@ pub struct ReactorConfig {
     pub poll: PollMode,
     /// Submission queue entries, a power of two.
     pub ring_entries: u32,
-    /// Number of shared receive buffers, a power of two.
+    /// Number of shared receive buffers, a power of two. Only as many are touched as are needed.
     pub recv_buffers: u16,
     /// Size of a shared receive buffer in bytes.
     pub recv_buffer_bytes: u32,
@@ -40,8 +40,8 @@ impl Default for ReactorConfig {
             core: None,
             poll: PollMode::Adaptive { idle_us: 50 },
             ring_entries: 1024,
-            recv_buffers: 32,
-            recv_buffer_bytes: 32 * 1024,
+            recv_buffers: 256,
+            recv_buffer_bytes: 64 * 1024,
             stall_threshold_ms: 100,
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use io_uring::cqueue;
 
-use crate::clock::{Ticks, now, ticks_of, ticks_to_ns};
+use crate::clock::{Ticks, now, ticks_of, ticks_per_second, ticks_to_ns};
 use crate::config::{PollMode, ReactorConfig, ReactorError};
 use crate::executor::{Executor, TaskId, task_of};
 use crate::handle::{ReactorHandle, Registration, Shared};
@@ -55,6 +55,8 @@ pub(crate) struct Core {
     /// Streams that found no receive buffer.
     starved: RefCell<Vec<StreamRef>>,
     worked: Cell<bool>,
+    narrowed_at: Cell<Ticks>,
+    starved_before: Cell<u64>,
 }
 
 thread_local! {
@@ -135,6 +137,8 @@ impl Core {
             deferred: RefCell::default(),
             starved: RefCell::default(),
             worked: Cell::new(false),
+            narrowed_at: Cell::new(0),
+            starved_before: Cell::new(0),
         }))
     }
 
@@ -144,7 +148,20 @@ impl Core {
 
     pub(crate) fn starve(&self, stream: StreamRef) {
         self.shared.stats.recv_starved.add(1);
+        self.recv_buffers.widen();
         self.starved.borrow_mut().push(stream);
+    }
+
+    /// Lets fewer receive buffers circulate, a second after the last time they were too few.
+    fn narrow_buffers(&self, at: Ticks) {
+        if at.saturating_sub(self.narrowed_at.get()) < ticks_per_second() {
+            return;
+        }
+        self.narrowed_at.set(at);
+        let starved = self.shared.stats.recv_starved.get();
+        if self.starved_before.replace(starved) == starved {
+            self.recv_buffers.narrow();
+        }
     }
 
     fn watch_bell(&self) {
@@ -348,6 +365,7 @@ impl Core {
             stats.rounds.add(1);
             if stats.rounds.get().is_multiple_of(GAUGES_EVERY_ROUNDS) {
                 self.publish_gauges();
+                self.narrow_buffers(after);
             }
             at = after;
         }

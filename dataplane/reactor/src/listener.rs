@@ -60,6 +60,31 @@ impl TcpListener {
         Ok(TcpListener(fd.into()))
     }
 
+    /// Chooses the congestion control of connections accepted from now on, by the kernel's name.
+    ///
+    /// # Errors
+    /// `NotFound` where the kernel has no such algorithm, `PermissionDenied` where it is not among
+    /// `net.ipv4.tcp_allowed_congestion_control`.
+    pub fn set_congestion_control(&self, name: &str) -> io::Result<()> {
+        let size = libc::socklen_t::try_from(name.len()).map_err(io::Error::other)?;
+        let fd = self.0.as_raw_fd();
+        // SAFETY: the name is live and of the size given; the kernel copies it.
+        let result = unsafe {
+            libc::setsockopt(
+                fd,
+                libc::IPPROTO_TCP,
+                libc::TCP_CONGESTION,
+                name.as_ptr().cast(),
+                size,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
     /// The bound address.
     ///
     /// # Errors

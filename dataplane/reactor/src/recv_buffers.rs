@@ -1,8 +1,12 @@
 //! Receive buffers shared by all connections of a reactor (a provided-buffer ring), and the counted
 //! chunks that connections see of them.
+//!
+//! The kernel takes buffers in turn, so all that circulate are touched. Few circulate at first, so
+//! that they stay in the core's cache; each time a receive finds none, twice as many do, and they
+//! become fewer again after a while without that.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
@@ -28,7 +32,15 @@ pub(crate) struct RecvBuffers {
     tail: Cell<u16>,
     holders: Box<[Cell<u32>]>,
     held: Cell<u32>,
+    /// How many buffers are meant to circulate.
+    wanted: Cell<u32>,
+    /// How many circulate: with the kernel or held by chunks.
+    circulating: Cell<u32>,
+    parked: RefCell<Vec<u16>>,
 }
+
+/// Buffers that circulate at least.
+const CIRCULATING_MIN: u32 = 16;
 
 impl RecvBuffers {
     /// Makes the buffers and registers them with the ring.
@@ -63,13 +75,13 @@ impl RecvBuffers {
             tail: Cell::new(0),
             holders: (0..entries).map(|_| Cell::new(0)).collect(),
             held: Cell::new(0),
+            wanted: Cell::new(CIRCULATING_MIN.min(entries.into())),
+            circulating: Cell::new(0),
+            parked: RefCell::new((0..entries).rev().collect()),
         };
         // SAFETY: the caller keeps this struct, which owns the memory, alive longer than the ring.
         unsafe { uring.register_buffers(buffers.ring.as_ptr() as u64, entries, GROUP)? };
-        for buffer in 0..entries {
-            buffers.offer(buffer);
-        }
-        buffers.publish();
+        buffers.circulate();
         Ok(buffers)
     }
 
@@ -119,9 +131,39 @@ impl RecvBuffers {
         holders.set(holders.get() - 1);
         if holders.get() == 0 {
             self.held.set(self.held.get() - 1);
-            self.offer(buffer);
-            self.publish();
+            if self.circulating.get() > self.wanted.get() {
+                self.circulating.set(self.circulating.get() - 1);
+                self.parked.borrow_mut().push(buffer);
+            } else {
+                self.offer(buffer);
+                self.publish();
+            }
         }
+    }
+
+    /// Gives the kernel parked buffers until as many circulate as are meant to.
+    fn circulate(&self) {
+        let mut parked = self.parked.borrow_mut();
+        while self.circulating.get() < self.wanted.get() {
+            let Some(buffer) = parked.pop() else { break };
+            self.circulating.set(self.circulating.get() + 1);
+            self.offer(buffer);
+        }
+        self.publish();
+    }
+
+    /// A receive found no buffer: more have to circulate.
+    pub(crate) fn widen(&self) {
+        self.wanted
+            .set((self.wanted.get() * 2).min(self.entries.into()));
+        self.circulate();
+    }
+
+    /// A while has passed without [`Self::widen`]: fewer may do.
+    pub(crate) fn narrow(&self) {
+        let wanted = self.wanted.get() - self.wanted.get() / 8;
+        self.wanted
+            .set(wanted.max(CIRCULATING_MIN).min(self.entries.into()));
     }
 
     /// Buffers that chunks hold now.
@@ -131,7 +173,7 @@ impl RecvBuffers {
 
     /// Whether the kernel has at least one buffer to fill.
     pub(crate) fn any_free(&self) -> bool {
-        self.held.get() < u32::from(self.entries)
+        self.held.get() < self.circulating.get()
     }
 }
 
