@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use penstock_buffer::Lease;
 use penstock_nvme::tcp::{FatalError, IcReq, Params, encode_icresp};
-use penstock_nvme::{Cqe, Status};
+use penstock_nvme::{AdminOpcode, Cqe, Status};
 use penstock_reactor::{
     RecvChunk, RoundEnd, Stream, StreamSink, Ticks, at_round_end, cancel, now, run_now,
     ticks_per_second,
@@ -33,6 +33,7 @@ const SQHD_DISABLED: u16 = 0xffff;
 /// The queue this connection is.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
+    is_admin: bool,
     entries: u16,
     head: u16,
     flow_control: bool,
@@ -83,6 +84,7 @@ impl Connection {
     ) -> Rc<Connection> {
         let at = now();
         let queue = Queue {
+            is_admin: false,
             entries: u16::MAX,
             head: 0,
             flow_control: true,
@@ -267,6 +269,7 @@ impl Connection {
     fn establish(&self, established: Established) {
         let entries = established.queue_entries.max(1);
         let mut queue = self.queue.get();
+        queue.is_admin = established.queue_id == 0;
         queue.entries = entries;
         queue.head %= entries;
         queue.flow_control = !established.flow_control_disabled;
@@ -552,6 +555,37 @@ impl Connection {
             }
             _ => false,
         }
+    }
+
+    /// Drops the Asynchronous Event Request of that identifier, if one is outstanding, unanswered.
+    ///
+    /// To use an identifier twice is an error (Base 2.1, 3.3.1.1). But SPDK's initiator forgets its
+    /// event requests when it detaches and gives their identifiers to the Property commands of the
+    /// shutdown, which a Command ID Conflict would break. An event request has touched nothing and
+    /// may stay without an answer for ever, so to take it as given up harms no host.
+    pub(crate) fn forget_event_request(&self, cid: u16) -> bool {
+        if !self.queue.get().is_admin {
+            return false;
+        }
+        let found = {
+            let mut slots = self.slots.borrow_mut();
+            let index = slots.find_waiting(cid, AdminOpcode::AsyncEventRequest as u8);
+            index.map(|index| {
+                (
+                    index,
+                    slots.get_mut(index).and_then(|slot| slot.task.take()),
+                )
+            })
+        };
+        let Some((index, task)) = found else {
+            return false;
+        };
+        if let Some(task) = task {
+            cancel(task);
+        }
+        self.slots.borrow_mut().release(index);
+        tracing::debug!(peer = %self.peer, cid, "the host gave up an asynchronous event request");
+        true
     }
 
     /// Polls a command whose bytes are counted already.

@@ -366,20 +366,10 @@ impl Connection {
     }
 
     fn admit(&self, capsule: &CapsuleCmd, cid: u16, carried: Carried) -> Option<u16> {
-        let command = Command {
-            sqe: capsule.sqe.to_bytes(),
-            data_len: carried.data_len,
-            received_ticks: self.now.get(),
-        };
-        let Carried {
-            source, to_host, ..
-        } = carried;
-        let admitted = self.slots.borrow_mut().admit(Admission {
-            cid,
-            source,
-            to_host,
-            command,
-        });
+        let mut admitted = self.try_admit(capsule, cid, carried);
+        if admitted == Err(Refused::Duplicate) && self.forget_event_request(cid) {
+            admitted = self.try_admit(capsule, cid, carried);
+        }
         match admitted {
             Ok(slot) => Some(slot),
             Err(Refused::Duplicate) => {
@@ -394,6 +384,24 @@ impl Connection {
                 None
             }
         }
+    }
+
+    #[inline]
+    fn try_admit(&self, capsule: &CapsuleCmd, cid: u16, carried: Carried) -> Result<u16, Refused> {
+        let command = Command {
+            sqe: capsule.sqe.to_bytes(),
+            data_len: carried.data_len,
+            received_ticks: self.now.get(),
+        };
+        let Carried {
+            source, to_host, ..
+        } = carried;
+        self.slots.borrow_mut().admit(Admission {
+            cid,
+            source,
+            to_host,
+            command,
+        })
     }
 
     /// Hands a command its in-capsule data, as much as the chunk holds, and runs it.

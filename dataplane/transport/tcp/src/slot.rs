@@ -69,6 +69,7 @@ pub(crate) struct Slot {
     pub(crate) generation: u32,
     pub(crate) state: SlotState,
     pub(crate) cid: u16,
+    opcode: u8,
     pub(crate) source: Source,
     /// The device works on it; Abort cannot take it back.
     pub(crate) committed: bool,
@@ -153,6 +154,7 @@ impl Slot {
             generation: 0,
             state: SlotState::Free,
             cid: 0,
+            opcode: 0,
             source: Source::None,
             committed: false,
             digest_error: false,
@@ -247,6 +249,7 @@ impl SlotTable {
         slot.generation = slot.generation.wrapping_add(1);
         slot.state = SlotState::Running;
         slot.cid = admission.cid;
+        slot.opcode = admission.command.sqe[0];
         slot.source = admission.source;
         slot.committed = false;
         slot.digest_error = false;
@@ -366,6 +369,15 @@ impl SlotTable {
             .iter()
             .position(|s| s.state != SlotState::Free && s.cid == cid)?;
         u16::try_from(at).ok()
+    }
+
+    /// The slot of an outstanding command of that opcode which is with the handler alone: no device
+    /// works on it, no data is on its way.
+    pub(crate) fn find_waiting(&self, cid: u16, opcode: u8) -> Option<u16> {
+        let index = self.find(cid)?;
+        let slot = self.get(index)?;
+        let waits = slot.state == SlotState::Running && !slot.committed && !slot.owed();
+        (waits && slot.opcode == opcode).then_some(index)
     }
 
     /// Moves in-capsule data that nobody took up out of the receive buffer. `total` is how much the

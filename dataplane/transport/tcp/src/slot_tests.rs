@@ -62,6 +62,25 @@ fn identifiers_are_unique_while_outstanding() {
 }
 
 #[test]
+fn only_a_command_of_that_opcode_that_merely_waits_is_found() {
+    let mut slots = table(8);
+    let mut waiting = admission(5, Source::None, 0);
+    waiting.command.sqe[0] = 0x0c;
+    let slot = slots.admit(waiting).unwrap();
+    assert_eq!(slots.find_waiting(5, 0x0c), Some(slot));
+    assert_eq!(slots.find_waiting(5, 0x02), None);
+    assert_eq!(slots.find_waiting(6, 0x0c), None);
+    slots.get_mut(slot).unwrap().arriving = true;
+    assert_eq!(slots.find_waiting(5, 0x0c), None, "its data is on the way");
+    slots.get_mut(slot).unwrap().arriving = false;
+    let generation = slots.get(slot).unwrap().generation;
+    slots.commit(slot, generation);
+    assert_eq!(slots.find_waiting(5, 0x0c), None, "a device works on it");
+    slots.release(slot);
+    assert_eq!(slots.find_waiting(5, 0x0c), None);
+}
+
+#[test]
 fn a_limit_below_the_slots_that_exist_is_harmless() {
     let mut slots = table(8);
     let taken: Vec<u16> = (0..8)

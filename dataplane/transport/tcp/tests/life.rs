@@ -44,6 +44,50 @@ fn abort_takes_back_what_still_waits() {
     node.wait_until_empty();
 }
 
+/// SPDK's initiator, when it detaches, uses the identifiers of event requests that it has forgotten.
+#[test]
+fn an_event_request_gives_way_to_a_command_of_its_identifier() {
+    const EVENT_REQUEST: u8 = HANG;
+    let node = Node::start(TcpConfig::default());
+    let wishes = Wishes {
+        queue_id: 0,
+        entries: 5,
+        ..Wishes::default()
+    };
+    let mut host = Host::connected(node.address, wishes);
+    for cid in 0..4 {
+        host.send(&host.command(&plain(EVENT_REQUEST, cid, 0)));
+    }
+    // Each slot and identifier is given up, and used again at once.
+    for round in 0..3 {
+        for cid in 0..4 {
+            host.send(&host.command(&plain(FLUSH, cid, 10 + u32::from(cid))));
+            let cqe = host.response();
+            let found = (cqe.cid.get(), cqe.status.get(), cqe.result.get());
+            assert_eq!(found, (cid, 0, 10 + u64::from(cid)), "round {round}");
+            host.send(&host.command(&plain(EVENT_REQUEST, cid, 0)));
+        }
+    }
+    abort(&mut host, 2);
+    assert_eq!(host.response().cid.get(), 2, "the new request is the one");
+    assert_eq!(host.response().result.get(), 0);
+    assert_eq!(node.seen.executing.load(SeqCst), 3, "old ones are dropped");
+    assert_eq!(node.stats().violations.get(), 0);
+    // A command that a device works on keeps its identifier.
+    let conflict = Status::CID_CONFLICT.dnr().wire();
+    host.send(&host.command(&plain(HANG_COMMITTED, 2, 0)));
+    host.send(&host.command(&plain(FLUSH, 2, 0)));
+    assert_eq!(host.response().status.get(), conflict);
+    drop(host);
+    // On an I/O queue that opcode is Verify, a command like any other.
+    let mut host = Host::connected(node.address, Wishes::default());
+    host.send(&host.command(&plain(HANG, 1, 0)));
+    host.send(&host.command(&plain(FLUSH, 1, 0)));
+    assert_eq!(host.response().status.get(), conflict);
+    drop(host);
+    node.wait_until_empty();
+}
+
 #[test]
 fn an_aborted_write_is_answered_when_its_data_has_passed() {
     let node = Node::start(TcpConfig::default());
