@@ -178,7 +178,16 @@ fn run_stage(mut stage: Stage) -> Result<Outcome> {
 
 /// Passed tests are not shown one by one: thousands of lines hide the few that matter.
 fn shown(line: &str, form: Form) -> bool {
-    form != Form::Harness || !(line.starts_with("test ") && line.ends_with(" ... ok"))
+    if form != Form::Harness {
+        return true;
+    }
+    let passed = line.starts_with("test ") && line.ends_with(" ... ok");
+    // The harness lists the names of passed and of failed tests once more at its end.
+    let name = line
+        .strip_prefix("    ")
+        .is_some_and(|name| !name.trim().contains(' '));
+    let heading = line == "successes:" || line.starts_with("running ") || line.is_empty();
+    !(passed || name || heading)
 }
 
 fn count(line: &str, form: Form, counts: &mut Counts) {
@@ -281,7 +290,15 @@ mod tests {
 
     #[test]
     fn only_passing_tests_are_hidden() {
-        assert!(!shown("test a::b ... ok", Form::Harness));
+        for passed in [
+            "test a::b ... ok",
+            "successes:",
+            "    a::b",
+            "",
+            "running 3 tests",
+        ] {
+            assert!(!shown(passed, Form::Harness), "{passed}");
+        }
         assert!(shown("test a::b ... FAILED", Form::Harness));
         assert!(shown("passed   xfs    9.0 s", Form::Lab));
     }
