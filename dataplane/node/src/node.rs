@@ -15,7 +15,9 @@ use penstock_subsystem::{
 };
 use penstock_units::Nsid;
 
-use crate::config::{Config, NamespaceSettings, Placed, Problem, Problems, SubsystemSettings};
+use crate::config::{
+    Config, CongestionControl, NamespaceSettings, Placed, Problem, Problems, SubsystemSettings,
+};
 use crate::device::Device;
 use crate::metrics::http::{Endpoint, Serving};
 use crate::metrics::{Busy, NodePages};
@@ -358,6 +360,7 @@ pub(crate) fn bind(
     let bound = bind_patiently(address.value)
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .map_err(|error| bind_problem(config, address, "listener.address", &error))?;
+    choose_congestion_control(config, address, &bound.1)?;
     Ok((
         Listening {
             configured: address.value,
@@ -365,6 +368,29 @@ pub(crate) fn bind(
         },
         bound.1,
     ))
+}
+
+/// Sets the congestion control that connections of the listener will have.
+fn choose_congestion_control(
+    config: &Config,
+    address: &Placed<SocketAddr>,
+    listener: &TcpListener,
+) -> Result<(), Problem> {
+    match &config.tcp.congestion_control {
+        CongestionControl::System => Ok(()),
+        CongestionControl::Preferred => {
+            if let Err(error) = listener.set_congestion_control(CongestionControl::PREFERRED) {
+                tracing::info!(%error, "the system chooses the congestion control: cubic is not to be had");
+            }
+            Ok(())
+        }
+        CongestionControl::Named(name) => listener.set_congestion_control(name).map_err(|error| {
+            let what = format!("the kernel does not give {name:?} ({error})");
+            let remedy = "use one that `sysctl net.ipv4.tcp_available_congestion_control` \
+                              shows, or \"\" for the system's";
+            config.problem(address.line, "tcp.congestion_control", what, remedy)
+        }),
+    }
 }
 
 /// Binds, waiting a little for a port in use: the kernel cleans up after a killed node's io_uring

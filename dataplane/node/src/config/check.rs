@@ -13,8 +13,8 @@ use toml::Spanned;
 use super::problem::Source;
 use super::schema::{self, Key};
 use super::{
-    Config, LogSettings, Machine, NodeSettings, Placed, Problem, Problems, ReactorSettings,
-    TcpSettings,
+    Config, CongestionControl, LogSettings, Machine, NodeSettings, Placed, Problem, Problems,
+    ReactorSettings, TcpSettings,
 };
 
 mod subsystem;
@@ -258,6 +258,7 @@ impl Checker<'_> {
                 30_000,
             ),
             send_timeout_ms: self.timeout("tcp.send_timeout_ms", &tcp.send_timeout_ms, 30_000),
+            congestion_control: congestion_control(&tcp.congestion_control),
         };
         self.multiple("tcp.in_capsule_data_size_bytes", in_capsule, 16);
         self.multiple("tcp.max_h2c_data_bytes", &tcp.max_h2c_data_bytes, 4);
@@ -471,4 +472,12 @@ fn ranges(cores: &std::collections::BTreeSet<usize>) -> String {
         }
     };
     runs.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+fn congestion_control(given: &Key<String>) -> CongestionControl {
+    match given.as_ref().map(|key| key.get_ref().trim()) {
+        None => CongestionControl::Preferred,
+        Some("") => CongestionControl::System,
+        Some(name) => CongestionControl::Named(name.to_owned()),
+    }
 }

@@ -102,6 +102,23 @@ pub struct LogSettings {
     pub level: String,
 }
 
+/// Who chooses the congestion control of accepted connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CongestionControl {
+    /// Nothing was configured: [`CongestionControl::PREFERRED`] where the kernel has it.
+    Preferred,
+    /// The system, by `net.ipv4.tcp_congestion_control`.
+    System,
+    /// The configuration; refused where the kernel does not have it.
+    Named(String),
+}
+
+impl CongestionControl {
+    /// A storage network is short and fast: BBR, where it is the system's, paces each send and costs
+    /// a good part of the throughput.
+    pub const PREFERRED: &str = "cubic";
+}
+
 /// `[tcp]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpSettings {
@@ -127,6 +144,8 @@ pub struct TcpSettings {
     pub transfer_timeout_ms: u32,
     /// How long a host may refuse to read what is sent to it, in milliseconds.
     pub send_timeout_ms: u32,
+    /// Congestion control of accepted connections, by the kernel's name.
+    pub congestion_control: CongestionControl,
 }
 
 /// `[[subsystem]]`

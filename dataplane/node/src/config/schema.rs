@@ -79,6 +79,7 @@ pub(super) struct Tcp {
     pub connect_timeout_ms: Key<u64>,
     pub transfer_timeout_ms: Key<u64>,
     pub send_timeout_ms: Key<u64>,
+    pub congestion_control: Key<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

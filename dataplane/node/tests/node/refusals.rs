@@ -46,6 +46,22 @@ fn a_listeners_port_in_use() {
 }
 
 #[test]
+fn a_congestion_control_the_kernel_does_not_have() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tcp = "[tcp]\ncongestion_control = \"carrier-pigeon\"\n";
+    let config = head() + tcp + &listener("127.0.0.1:0") + &subsystem(NQN) + &memory(1, 1 << 20);
+    let message = refusal(folder.path(), &config);
+    says(
+        &message,
+        &[
+            "tcp.congestion_control",
+            "carrier-pigeon",
+            "tcp_available_congestion_control",
+        ],
+    );
+}
+
+#[test]
 fn a_metrics_port_in_use() {
     let folder = tempfile::tempdir().expect("a folder");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
