@@ -345,15 +345,14 @@ impl Core {
         while !self.shared.stop.load(Ordering::Relaxed) {
             self.shared.heartbeat.begin_round(at);
             let worked = self.round(at);
-            if self.ring.wants_enter() {
+            let idle = !worked && at.saturating_sub(last_work) >= idle_limit;
+            if idle && !self.ring.has_submissions() && !self.has_pending() {
+                self.sleep(at);
+            } else if self.ring.wants_enter() {
                 self.shared.heartbeat.activity(&stall::KERNEL);
                 self.ring.enter();
             } else if !worked {
-                if at.saturating_sub(last_work) >= idle_limit && !self.has_pending() {
-                    self.sleep(at);
-                } else {
-                    std::hint::spin_loop();
-                }
+                std::hint::spin_loop();
             }
             let after = now();
             if worked {

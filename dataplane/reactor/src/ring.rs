@@ -163,7 +163,14 @@ impl Ring {
         unsafe { self.push(entry) };
     }
 
-    /// Whether entering the kernel now would do something.
+    /// Whether entries are queued that the kernel has not seen.
+    pub(crate) fn has_submissions(&self) -> bool {
+        !self.ring.borrow_mut().submission().is_empty()
+    }
+
+    /// Whether entering the kernel now may do something. May stay true for no reason: a completion
+    /// that another core brings just while we take the one before leaves the kernel's flag set until
+    /// the next one, so whoever would sleep must not let this keep it awake.
     #[inline]
     pub(crate) fn wants_enter(&self) -> bool {
         let mut ring = self.ring.borrow_mut();
