@@ -85,7 +85,13 @@ pub struct Reply {
 impl Reply {
     /// A reply without data.
     pub fn status(status: u16) -> Reply {
-        Reply { result: 0, status, payload: Payload::none(), established: None, close: false }
+        Reply {
+            result: 0,
+            status,
+            payload: Payload::none(),
+            established: None,
+            close: false,
+        }
     }
 }
 
