@@ -10,11 +10,12 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Duration;
 
 use common::{Hello, content, nsid, with_queue};
 use penstock_client::IoQueue;
 use penstock_nvme::{IoOpcode, Status};
-use penstock_reactor::spawn;
+use penstock_reactor::{sleep, spawn};
 use penstock_units::Lba;
 
 /// Counts the allocations of each thread for itself.
@@ -123,6 +124,10 @@ fn commands_in_steady_state_allocate_nothing() {
                 }
                 let measured = COUNT.get() - before;
                 running.set(false);
+                // The target would find the stream gone while it answers their last commands.
+                while std::rc::Rc::strong_count(&running) > 1 {
+                    sleep(Duration::from_millis(1)).await;
+                }
                 (measured, turns.get())
             },
         );
