@@ -55,6 +55,8 @@ pub(crate) struct Core {
     /// Streams that found no receive buffer.
     starved: RefCell<Vec<StreamRef>>,
     worked: Cell<bool>,
+    /// Completions being handed out; kept so that no round has to clear room for them.
+    completions: RefCell<Box<[Completion; COMPLETIONS_A_BATCH]>>,
     narrowed_at: Cell<Ticks>,
     starved_before: Cell<u64>,
 }
@@ -137,6 +139,7 @@ impl Core {
             deferred: RefCell::default(),
             starved: RefCell::default(),
             worked: Cell::new(false),
+            completions: RefCell::new(Box::new([Completion::default(); COMPLETIONS_A_BATCH])),
             narrowed_at: Cell::new(0),
             starved_before: Cell::new(0),
         }))
@@ -185,9 +188,9 @@ impl Core {
     }
 
     fn run_completions(self: &Rc<Self>) {
-        let mut batch = [Completion::default(); COMPLETIONS_A_BATCH];
+        let mut batch = self.completions.borrow_mut();
         for _ in 0..BATCHES_A_ROUND {
-            let count = self.ring.reap(&mut batch);
+            let count = self.ring.reap(&mut batch[..]);
             for entry in &batch[..count] {
                 self.complete(entry);
             }
