@@ -304,7 +304,10 @@ fn start_one(
         lock: settings.lock_memory,
         numa_node: None,
     };
-    let (tcp, target) = (tcp_config(tcp), Arc::clone(target));
+    let (tcp, target) = (
+        tcp_config(tcp, settings.buffer_pool_size_bytes),
+        Arc::clone(target),
+    );
     let (report, made) = mpsc::channel();
     let handle = ReactorHandle::start(config, move || {
         let pool = Pool::new(&pool).map(|pool| Here::settle(pool, tcp, target));
@@ -329,8 +332,17 @@ fn start_one(
     }
 }
 
-fn tcp_config(tcp: &TcpSettings) -> TcpConfig {
+/// Settings of the transport. A host that lets memory be leased for it and then does nothing keeps
+/// it until a time limit ends its connection: no connection may hold more than an eighth of the
+/// pool, or one command's worth.
+fn tcp_config(tcp: &TcpSettings, pool_bytes: usize) -> TcpConfig {
+    let default = TcpConfig::default();
+    let share = u32::try_from(pool_bytes / 8)
+        .unwrap_or(u32::MAX)
+        .max(64 << 10);
     TcpConfig {
+        payload_max_bytes: default.payload_max_bytes.min(share),
+        send_queue_max_bytes: default.send_queue_max_bytes.min(share),
         in_capsule_data_bytes: tcp.in_capsule_data_size_bytes,
         h2c_data_max_bytes: tcp.max_h2c_data_bytes,
         r2t_outstanding_max: tcp.r2t_max,
@@ -340,7 +352,7 @@ fn tcp_config(tcp: &TcpSettings) -> TcpConfig {
         connect_timeout_ms: tcp.connect_timeout_ms,
         transfer_timeout_ms: tcp.transfer_timeout_ms,
         send_timeout_ms: tcp.send_timeout_ms,
-        ..TcpConfig::default()
+        ..default
     }
 }
 

@@ -263,8 +263,8 @@ fn warm_up(address: SocketAddr) {
             for cid in 0..4 {
                 let command = peer.command(&io::write(cid, 2, 0, 256));
                 peer.send(&command);
-                peer.r2t();
             }
+            peer.r2t();
             [peer, pair.admin]
         })
         .collect();

@@ -34,9 +34,10 @@ pub struct TcpConfig {
     /// While more than this is queued for sending, in bytes, no further command is taken from the
     /// connection: a host that does not read cannot hoard payload memory. 64 KiB or more.
     pub send_queue_max_bytes: u32,
-    /// While commands waiting for the host's data hold more than this, in bytes, further ones of
-    /// the connection wait before they get memory. 64 KiB or more.
-    pub fetch_max_bytes: u32,
+    /// While commands that move data and replies not sent yet hold more payload memory than this,
+    /// in bytes, further such commands of the connection wait before they get any, so that one host
+    /// cannot take all of it. 64 KiB or more.
+    pub payload_max_bytes: u32,
     /// While in-capsule data that no command has taken up yet exceeds this, in bytes, no further
     /// command is taken from the connection. 8 KiB or more.
     pub capsule_stash_max_bytes: u32,
@@ -68,7 +69,7 @@ impl Default for TcpConfig {
             direct_receive_min_bytes: 16 << 10,
             commands_before_connect_max: 4,
             send_queue_max_bytes: 4 << 20,
-            fetch_max_bytes: 16 << 20,
+            payload_max_bytes: 16 << 20,
             capsule_stash_max_bytes: 64 << 10,
             icreq_timeout_ms: 10_000,
             connect_timeout_ms: 10_000,
@@ -174,8 +175,13 @@ impl TcpConfig {
             queue >= 64 << 10,
             "65536 or more",
         )?;
-        let fetch = self.fetch_max_bytes;
-        limit("fetch_max_bytes", fetch, fetch >= 64 << 10, "65536 or more")
+        let payload = self.payload_max_bytes;
+        limit(
+            "payload_max_bytes",
+            payload,
+            payload >= 64 << 10,
+            "65536 or more",
+        )
     }
 }
 
@@ -215,7 +221,7 @@ mod tests {
             |c| c.direct_receive_min_bytes = 0,
             |c| c.commands_before_connect_max = 0,
             |c| c.send_queue_max_bytes = 0,
-            |c| c.fetch_max_bytes = 1,
+            |c| c.payload_max_bytes = 1,
             |c| c.capsule_stash_max_bytes = 0,
             |c| c.icreq_timeout_ms = 0,
             |c| c.connect_timeout_ms = 99,

@@ -164,15 +164,14 @@ impl Connection {
         self.queue.set(queue);
     }
 
-    /// Polls the command in a slot, unless it has to wait for its turn to fetch.
+    /// Polls the command in a slot, unless it has to wait for its turn to get memory.
     pub(crate) fn run(&self, index: u16) {
-        {
-            let mut slots = self.slots.borrow_mut();
-            if !slots.may_fetch(index, self.config.fetch_max_bytes.into()) {
-                return;
-            }
+        let queued = self.tx.borrow().pending_bytes();
+        let max = self.config.payload_max_bytes.into();
+        let may = self.slots.borrow_mut().may_run(index, queued, max);
+        if may {
+            self.run_admitted(index);
         }
-        self.run_admitted(index);
     }
 
     /// The handler's answer to a command.
@@ -445,8 +444,9 @@ impl RoundEnd for Connection {
     fn round_end(self: Rc<Self>) {
         if !self.is_closing() {
             loop {
-                let max = self.config.fetch_max_bytes.into();
-                let next = self.slots.borrow_mut().next_deferred(max);
+                let queued = self.tx.borrow().pending_bytes();
+                let max = self.config.payload_max_bytes.into();
+                let next = self.slots.borrow_mut().next_deferred(queued, max);
                 let Some(slot) = next else { break };
                 self.run_admitted(slot);
             }
@@ -488,7 +488,8 @@ impl StreamSink for Connection {
         match result {
             Ok(()) => {
                 self.stats.sent_bytes.add_len(bytes);
-                if more || self.is_held_up() || self.is_closing() {
+                let waits = !self.slots.borrow().deferred.is_empty();
+                if more || waits || self.is_held_up() || self.is_closing() {
                     self.hook();
                 }
             }

@@ -32,7 +32,7 @@ pub(crate) enum Source {
 pub(crate) enum SlotState {
     /// No command.
     Free,
-    /// Waits because the connection's fetches hold too much memory.
+    /// Waits because the connection's commands hold too much memory.
     Deferred,
     /// With the handler.
     Running,
@@ -76,7 +76,7 @@ pub(crate) struct Slot {
     pub(crate) digest_error: bool,
     /// The command has named its memory.
     pub(crate) received: bool,
-    /// Its bytes are counted in [`SlotTable::fetch_bytes`].
+    /// Its bytes are counted in [`SlotTable::held_bytes`].
     pub(crate) counted: bool,
     /// In-capsule data is still on its way.
     pub(crate) arriving: bool,
@@ -142,8 +142,8 @@ pub(crate) struct SlotTable {
     pub(crate) r2ts_open: u32,
     /// Bytes set aside over all slots.
     pub(crate) stash_bytes: usize,
-    /// Bytes that running commands fetch or are about to.
-    pub(crate) fetch_bytes: u64,
+    /// Bytes of memory that running commands hold, or are about to, for data to or from the host.
+    pub(crate) held_bytes: u64,
     /// Slots in [`SlotState::Deferred`], oldest first, with their generation.
     pub(crate) deferred: VecDeque<(u16, u32)>,
 }
@@ -205,7 +205,7 @@ impl SlotTable {
             committed: 0,
             r2ts_open: 0,
             stash_bytes: 0,
-            fetch_bytes: 0,
+            held_bytes: 0,
             deferred: VecDeque::new(),
         }
     }
@@ -274,18 +274,21 @@ impl SlotTable {
         Ok(index)
     }
 
-    /// Whether a fetching command may get memory now; if so its bytes are counted, if not it waits
-    /// in line. The two halves of a fused operation never wait: they have to meet in order.
-    pub(crate) fn may_fetch(&mut self, index: u16, max: u64) -> bool {
+    /// Whether a command that moves data may get memory now; if so its bytes are counted, if not it
+    /// waits in line. Replies not sent yet (`queued` bytes) hold memory too. The two halves of a
+    /// fused operation never wait: they have to meet in order.
+    #[inline]
+    pub(crate) fn may_run(&mut self, index: u16, queued: usize, max: u64) -> bool {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else {
             return false;
         };
-        if slot.source != Source::Fetch {
+        if slot.source != Source::Fetch && !slot.to_host {
             return true;
         }
         let fused = slot.command.as_ref().is_some_and(|c| c.sqe[1] & 3 != 0);
         let len = u64::from(slot.data_len);
-        if !fused && self.fetch_bytes > 0 && self.fetch_bytes + len > max {
+        let held = self.held_bytes + queued as u64;
+        if !fused && held > 0 && held + len > max {
             if slot.state != SlotState::Deferred {
                 slot.state = SlotState::Deferred;
                 self.deferred.push_back((index, slot.generation));
@@ -294,17 +297,17 @@ impl SlotTable {
         }
         slot.state = SlotState::Running;
         slot.counted = true;
-        self.fetch_bytes += len;
+        self.held_bytes += len;
         true
     }
 
     /// The oldest command in line that may get memory now.
-    pub(crate) fn next_deferred(&mut self, max: u64) -> Option<u16> {
+    pub(crate) fn next_deferred(&mut self, queued: usize, max: u64) -> Option<u16> {
         while let Some(&(index, generation)) = self.deferred.front() {
             let waits = self
                 .current(index, generation)
                 .is_some_and(|slot| slot.state == SlotState::Deferred);
-            if waits && !self.may_fetch(index, max) {
+            if waits && !self.may_run(index, queued, max) {
                 return None;
             }
             self.deferred.pop_front();
@@ -330,7 +333,7 @@ impl SlotTable {
             self.committed -= 1;
         }
         if std::mem::take(&mut slot.counted) {
-            self.fetch_bytes = self.fetch_bytes.saturating_sub(u64::from(slot.data_len));
+            self.held_bytes = self.held_bytes.saturating_sub(u64::from(slot.data_len));
         }
         let (word, bit) = Self::cid_bit(slot.cid);
         self.in_use[word] &= !bit;
@@ -500,7 +503,7 @@ impl SlotTable {
         self.committed = 0;
         self.r2ts_open = 0;
         self.stash_bytes = 0;
-        self.fetch_bytes = 0;
+        self.held_bytes = 0;
         self.limit = 0;
         std::mem::take(&mut self.slots)
     }

@@ -97,25 +97,45 @@ fn fetching_commands_wait_in_line_for_their_bytes() {
     for cid in 0..4 {
         slots.admit(admission(cid, Source::Fetch, 100)).unwrap();
     }
-    assert!(slots.may_fetch(0, 150));
-    assert!(!slots.may_fetch(1, 150) && !slots.may_fetch(2, 150));
-    assert_eq!(slots.next_deferred(150), None);
+    assert!(slots.may_run(0, 0, 150));
+    assert!(!slots.may_run(1, 0, 150) && !slots.may_run(2, 0, 150));
+    assert_eq!(slots.next_deferred(0, 150), None);
     // The first in line is taken back; the next moves up when bytes are free.
     slots.release(1);
-    assert_eq!(slots.next_deferred(150), None);
+    assert_eq!(slots.next_deferred(0, 150), None);
     slots.release(0);
-    assert_eq!(slots.next_deferred(150), Some(2));
-    assert_eq!(slots.fetch_bytes, 100);
+    assert_eq!(slots.next_deferred(0, 150), Some(2));
+    assert_eq!(slots.held_bytes, 100);
     // One that is larger than the limit alone still gets its turn.
     let huge = slots.admit(admission(9, Source::Fetch, 1000)).unwrap();
-    assert!(!slots.may_fetch(huge, 150));
+    assert!(!slots.may_run(huge, 0, 150));
     slots.release(2);
-    assert_eq!(slots.next_deferred(150), Some(huge));
+    assert_eq!(slots.next_deferred(0, 150), Some(huge));
     // Halves of a fused operation never wait.
     let mut fused = admission(10, Source::Fetch, 100);
     fused.command.sqe[1] = 1;
     let fused = slots.admit(fused).unwrap();
-    assert!(slots.may_fetch(fused, 150));
+    assert!(slots.may_run(fused, 0, 150));
+}
+
+#[test]
+fn reads_and_unsent_replies_count_too() {
+    let mut slots = table(8);
+    let read = |slots: &mut SlotTable, cid| {
+        let mut read = admission(cid, Source::None, 100);
+        read.to_host = true;
+        slots.admit(read).unwrap()
+    };
+    let (first, second) = (read(&mut slots, 1), read(&mut slots, 2));
+    assert!(slots.may_run(first, 0, 150));
+    assert!(!slots.may_run(second, 0, 150));
+    // Its reply is on the way to the host now.
+    slots.release(first);
+    assert_eq!(slots.next_deferred(100, 150), None);
+    assert_eq!(slots.next_deferred(50, 150), Some(second));
+    // What holds no memory for the host never waits.
+    let flush = slots.admit(admission(3, Source::None, 0)).unwrap();
+    assert!(slots.may_run(flush, 1000, 150));
 }
 
 #[test]

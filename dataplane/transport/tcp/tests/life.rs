@@ -155,7 +155,7 @@ fn a_handler_may_give_up_on_the_hosts_data() {
 #[test]
 fn aborting_a_command_that_waits_for_its_turn_to_fetch() {
     let config = TcpConfig {
-        fetch_max_bytes: 64 << 10,
+        payload_max_bytes: 64 << 10,
         ..TcpConfig::default()
     };
     let node = Node::start(config);

@@ -441,9 +441,9 @@ fn a_bad_data_digest_fails_the_command_and_nothing_else() {
 }
 
 #[test]
-fn commands_beyond_the_fetch_limit_wait_and_are_served() {
+fn commands_beyond_the_payload_limit_wait_and_are_served() {
     let config = TcpConfig {
-        fetch_max_bytes: 64 << 10,
+        payload_max_bytes: 64 << 10,
         ..TcpConfig::default()
     };
     let node = Node::start(config);
@@ -452,14 +452,36 @@ fn commands_beyond_the_fetch_limit_wait_and_are_served() {
     for cid in 0..8 {
         host.send(&host.command(&write(cid, 64 << 10)));
     }
-    // Only the first has asked; a read passes the others.
+    // Only the first has asked; a command that needs no memory passes the others, a read does not.
     let first = host.r2t();
     host.send(&host.command(&read(100, 512, 1)));
-    assert_eq!(host.read_data(100).0, patterned(1, 512));
+    host.send(&host.command(&plain(FLUSH, 101, 5)));
+    assert_eq!(host.response().cid.get(), 101);
     host.answer_r2t(0, first.0, 0, &data, 65_536);
     for cid in 1..8 {
         assert_eq!(host.response().cid.get(), cid - 1);
         host.feed(cid, &data, 65_536);
     }
     assert_eq!(host.response().cid.get(), 7);
+    assert_eq!(host.read_data(100).0, patterned(1, 512));
+}
+
+/// Replies that the host does not read hold no more memory than the limit.
+#[test]
+fn reads_beyond_the_payload_limit_wait_and_are_served() {
+    let config = TcpConfig {
+        payload_max_bytes: 1 << 20,
+        ..TcpConfig::default()
+    };
+    let node = Node::start(config);
+    let mut host = Host::connected(node.address, Wishes::default());
+    for cid in 0..64 {
+        host.send(&host.command(&read(cid, 1 << 20, u32::from(cid))));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let leased = node.leased_bytes();
+    assert!(leased <= 1 << 20, "{leased} bytes are leased");
+    for cid in 0..64 {
+        assert!(host.read_data(cid).0 == patterned(cid.into(), 1 << 20));
+    }
 }
