@@ -306,6 +306,15 @@ fn a_command_identifier_in_use() {
     peer.feed(r2t);
     let answer = peer.answer();
     assert_eq!((answer.cid, answer.status), (9, 0));
+    // An event request gives way: some initiators forget theirs when they shut down.
+    let get = PropertyCommand::get(0x14, PropertySize::Four);
+    let get = fabrics(get.as_bytes()).with_cid(3);
+    for _ in 0..10 {
+        let pdu = pair.admin.command(&async_event_request().with_cid(3));
+        pair.admin.send(&pdu);
+        let answer = pair.admin.execute(&get);
+        assert_eq!((answer.status, answer.result), (0, 0x0046_0001), "CC");
+    }
     drop(pair);
     arena.finish();
 }
