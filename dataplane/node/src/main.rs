@@ -45,6 +45,7 @@ fn main() -> ExitCode {
 fn check(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     config.check_files()?;
+    penstock_reactor::check_kernel()?;
     write!(std::io::stdout(), "{config}")?;
     Ok(())
 }
