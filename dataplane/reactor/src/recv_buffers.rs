@@ -329,3 +329,51 @@ impl std::fmt::Debug for RecvChunk {
         f.debug_struct("RecvChunk").field("len", &self.len).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_buffers_circulate_as_are_needed() {
+        let ring = Ring::new(64).expect("a ring");
+        // SAFETY: the buffers are dropped after the ring, at the end of the test.
+        let buffers = unsafe { RecvBuffers::new(&ring, 64, 4096) }.expect("buffers");
+        let buffers = Rc::new(buffers);
+        assert_eq!(buffers.circulating.get(), CIRCULATING_MIN);
+        buffers.widen();
+        assert_eq!(buffers.circulating.get(), 32);
+        buffers.widen();
+        buffers.widen();
+        assert_eq!(buffers.circulating.get(), 64, "never more than there are");
+
+        for _ in 0..40 {
+            buffers.narrow();
+        }
+        assert_eq!(buffers.wanted.get(), CIRCULATING_MIN);
+        // Each buffer that comes back is parked until few enough circulate.
+        for buffer in 0..64 {
+            drop(buffers.chunk(buffer, 1));
+        }
+        assert_eq!(buffers.circulating.get(), CIRCULATING_MIN);
+        assert_eq!(buffers.parked.borrow().len(), 48);
+        assert_eq!(buffers.held(), 0);
+        drop(ring);
+    }
+
+    #[test]
+    fn a_buffer_goes_back_with_its_last_view() {
+        let ring = Ring::new(64).expect("a ring");
+        // SAFETY: the buffers are dropped after the ring, at the end of the test.
+        let buffers = unsafe { RecvBuffers::new(&ring, 16, 4096) }.expect("buffers");
+        let buffers = Rc::new(buffers);
+        let chunk = buffers.chunk(3, 100);
+        let part = chunk.slice(10..20).expect("inside");
+        assert!(chunk.slice(90..101).is_none());
+        drop(chunk);
+        assert_eq!((part.len(), buffers.held()), (10, 1));
+        let kept = part.detach();
+        assert_eq!((kept.len(), buffers.held()), (10, 0));
+        drop(ring);
+    }
+}
