@@ -1,16 +1,16 @@
 //! The NVM command set on every backend and block size (NVM 1.1, 3.3).
 
-use penstock_client::ClientError;
+use penstock_client::{ClientError, Controller, IoQueue};
 use penstock_nvme::Status;
 use penstock_nvme::command::flush;
 use penstock_nvme::identify::DLFEAT_READ_ZEROES;
 use penstock_nvme::sqe::NSID_BROADCAST;
 use penstock_nvme::{IoOpcode, Le32, Sqe};
-use penstock_units::Lba;
+use penstock_units::{Lba, QueueId};
 
 use crate::daemon::{NQN, file, head, listener, memory, subsystem};
-use crate::host;
-use crate::rig::{Rig, Session, all, block_size, lease, pattern, refusal};
+use crate::host::{self, Host};
+use crate::rig::{Disk, Rig, Session, all, block_size, lease, pattern, refusal};
 
 /// A memory and a file namespace of each block size: 1, 2 with 512 bytes, 3, 4 with 4096.
 fn four_kinds() -> Rig {
@@ -117,19 +117,38 @@ fn other_attributes_of_dataset_management_are_hints() {
 /// want more than the pool has, and none may wait for ever with half of its own.
 #[test]
 fn more_compares_at_once_than_the_pool_holds_all_end() {
+    const QUEUES: u16 = 10;
     let small = |_: &_| {
         head().replace("= 16777216", "= 4194304")
             + &listener("127.0.0.1:0")
             + &subsystem(NQN)
             + &memory(1, 4 << 20)
     };
-    Rig::with(small).run(|session| async move {
-        let disk = session.disk(1, 4096);
-        let data = pattern(3, 1 << 20);
-        disk.write(0, &data, false).await?;
-        for result in all((0..12).map(|_| disk.compare(0, &data))).await {
-            result?;
+    let rig = Rig::with(small);
+    let address = rig.address();
+    let work = move |pool: penstock_buffer::Pool| async move {
+        let mut options = host::options(address);
+        options.command_timeout_ms = 10_000;
+        let controller = Controller::connect(&options, &pool).await?;
+        controller.request_io_queues(QUEUES).await?;
+        let mut disks = Vec::new();
+        for id in 1..=QUEUES {
+            let queue = IoQueue::connect(controller.info(), QueueId(id), 4, &pool).await?;
+            disks.push(Disk {
+                queue,
+                pool: pool.clone(),
+                nsid: 1,
+                block_bytes: 4096,
+            });
         }
-        Ok(())
-    });
+        let data = pattern(3, 1 << 20);
+        disks[0].write(0, &data, false).await?;
+        for _ in 0..3 {
+            for result in all(disks.iter().map(|disk| disk.compare(0, &data))).await {
+                result?;
+            }
+        }
+        Ok::<_, ClientError>(())
+    };
+    Host::new().run(work).expect("every compare ends");
 }

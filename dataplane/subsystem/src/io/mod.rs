@@ -11,6 +11,7 @@ mod quick;
 mod rw;
 #[cfg(test)]
 mod tests;
+mod two_leases;
 
 pub(crate) use quick::Incoming;
 

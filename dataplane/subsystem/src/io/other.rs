@@ -9,6 +9,7 @@ use penstock_nvme::{FromBytes, Sqe, Status};
 use penstock_seam::Link;
 use penstock_units::Lba;
 
+use super::two_leases::two_leases;
 use super::{Done, Entry, IoQueue, Range, checked, range, transfer, writable};
 use crate::metrics::IoKind;
 use crate::namespace::{DeviceOp, NamespaceHere};
@@ -165,11 +166,13 @@ impl IoQueue {
     ) -> Result<Done, Fail> {
         let (_, range) = range(here, sqe)?;
         let len = transfer(&range, data_len, sqe, self.mdts_bytes)?;
-        let expected = match link.host_memory() {
-            Some(memory) => memory,
-            None => Payload::from(link.receive(session.pool().lease(len).await).await?),
+        let (expected, lease) = match link.host_memory() {
+            Some(memory) => (memory, session.pool().lease(len).await),
+            None => {
+                let (expected, found) = two_leases(session.pool(), len).await;
+                (Payload::from(link.receive(expected).await?), found)
+            }
         };
-        let lease = session.pool().lease(len).await;
         link.committed();
         let found = read_into(here, range.lba, range.blocks, lease).await?;
         if !same_bytes(&expected, &found) {
