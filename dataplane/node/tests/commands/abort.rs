@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use penstock_client::ClientError;
 use penstock_nvme::IoOpcode;
 use penstock_nvme::Status;
 use penstock_nvme::command::BlockRange;
@@ -76,6 +77,30 @@ fn an_event_request_is_taken_back() {
         assert!(aborted?);
         assert_eq!(refusal(event).code(), Status::ABORT_REQUESTED);
         Ok(())
+    });
+}
+
+#[test]
+fn no_more_event_requests_at_once_than_identify_says() {
+    Rig::new(&memory(1, 1 << 20)).run(|session| async move {
+        let identity = session.controller.identify_controller().await?;
+        let most = u16::from(identity.aerl) + 1;
+        let beyond = async {
+            sleep(PAUSE).await;
+            let status = refusal(session.controller.next_event().await);
+            assert_eq!(status.code(), Status::ASYNC_EVENT_LIMIT_EXCEEDED);
+            for id in 0..most {
+                let aborted = session.controller.abort(QueueId::ADMIN, CommandId(id));
+                assert!(aborted.await?, "request {id}");
+            }
+            Ok::<_, ClientError>(())
+        };
+        let requests = all((0..most).map(|_| session.controller.next_event()));
+        let (events, beyond) = both(requests, beyond).await;
+        for event in events {
+            assert_eq!(refusal(event).code(), Status::ABORT_REQUESTED);
+        }
+        beyond
     });
 }
 

@@ -1,5 +1,8 @@
 //! The NVM command set on every backend and block size (NVM 1.1, 3.3).
 
+use std::net::SocketAddr;
+
+use penstock_buffer::Pool;
 use penstock_client::{ClientError, Controller, IoQueue};
 use penstock_nvme::Status;
 use penstock_nvme::command::flush;
@@ -7,10 +10,13 @@ use penstock_nvme::identify::DLFEAT_READ_ZEROES;
 use penstock_nvme::sqe::NSID_BROADCAST;
 use penstock_nvme::{IoOpcode, Le32, Sqe};
 use penstock_units::{Lba, QueueId};
+use tempfile::TempDir;
 
 use crate::daemon::{NQN, file, head, listener, memory, subsystem};
 use crate::host::{self, Host};
 use crate::rig::{Disk, Rig, Session, all, block_size, lease, pattern, refusal};
+
+const MIB: usize = 1 << 20;
 
 /// A memory and a file namespace of each block size: 1, 2 with 512 bytes, 3, 4 with 4096.
 fn four_kinds() -> Rig {
@@ -113,35 +119,47 @@ fn other_attributes_of_dataset_management_are_hints() {
     });
 }
 
+/// A node with as little payload memory as the configuration allows.
+fn small(namespaces: impl FnOnce(&TempDir) -> String) -> Rig {
+    Rig::with(|folder| {
+        head().replace("= 16777216", "= 4194304")
+            + &listener("127.0.0.1:0")
+            + &subsystem(NQN)
+            + &namespaces(folder)
+    })
+}
+
+/// Namespace 1 through `count` queues of one controller.
+async fn queues(
+    address: SocketAddr,
+    pool: &Pool,
+    count: u16,
+) -> Result<(Controller, Vec<Disk>), ClientError> {
+    let mut options = host::options(address);
+    options.command_timeout_ms = 10_000;
+    let controller = Controller::connect(&options, pool).await?;
+    controller.request_io_queues(count).await?;
+    let mut disks = Vec::new();
+    for id in 1..=count {
+        disks.push(Disk {
+            queue: IoQueue::connect(controller.info(), QueueId(id), 8, pool).await?,
+            pool: pool.clone(),
+            nsid: 1,
+            block_bytes: 4096,
+        });
+    }
+    Ok((controller, disks))
+}
+
 /// Each compare needs memory for what the host sends and for what is stored. All of them together
 /// want more than the pool has, and none may wait for ever with half of its own.
 #[test]
 fn more_compares_at_once_than_the_pool_holds_all_end() {
-    const QUEUES: u16 = 10;
-    let small = |_: &_| {
-        head().replace("= 16777216", "= 4194304")
-            + &listener("127.0.0.1:0")
-            + &subsystem(NQN)
-            + &memory(1, 4 << 20)
-    };
-    let rig = Rig::with(small);
+    let rig = small(|_| memory(1, 4 << 20));
     let address = rig.address();
-    let work = move |pool: penstock_buffer::Pool| async move {
-        let mut options = host::options(address);
-        options.command_timeout_ms = 10_000;
-        let controller = Controller::connect(&options, &pool).await?;
-        controller.request_io_queues(QUEUES).await?;
-        let mut disks = Vec::new();
-        for id in 1..=QUEUES {
-            let queue = IoQueue::connect(controller.info(), QueueId(id), 4, &pool).await?;
-            disks.push(Disk {
-                queue,
-                pool: pool.clone(),
-                nsid: 1,
-                block_bytes: 4096,
-            });
-        }
-        let data = pattern(3, 1 << 20);
+    let work = move |pool: Pool| async move {
+        let (_controller, disks) = queues(address, &pool, 10).await?;
+        let data = pattern(3, MIB);
         disks[0].write(0, &data, false).await?;
         for _ in 0..3 {
             for result in all(disks.iter().map(|disk| disk.compare(0, &data))).await {
@@ -151,4 +169,41 @@ fn more_compares_at_once_than_the_pool_holds_all_end() {
         Ok::<_, ClientError>(())
     };
     Host::new().run(work).expect("every compare ends");
+}
+
+#[test]
+fn a_mix_of_commands_beyond_the_pool_all_ends_right() {
+    const QUEUES: u16 = 8;
+    const WORKERS: u64 = 4 * QUEUES as u64;
+    let rig = small(|folder| file(1, &folder.path().join("a.img"), (MIB as u64) * WORKERS));
+    let address = rig.address();
+    let work = move |pool: Pool| async move {
+        let (_controller, disks) = queues(address, &pool, QUEUES).await?;
+        let workers = (0..WORKERS).zip(disks.iter().cycle());
+        for result in all(workers.map(|(worker, disk)| mix(disk, worker))).await {
+            result?;
+        }
+        Ok::<_, ClientError>(())
+    };
+    Host::new().run(work).expect("every command ends");
+}
+
+/// Every command once over the worker's own 256 blocks.
+async fn mix(disk: &Disk, worker: u64) -> Result<(), ClientError> {
+    let (ns, at) = (host::nsid(1), worker * 256);
+    let mut data = pattern(worker, MIB);
+    disk.write(at, &data, worker.is_multiple_of(2)).await?;
+    disk.compare(at, &data).await?;
+    disk.queue.verify(ns, Lba(at), 256).await?;
+    disk.queue.write_zeroes(ns, Lba(at + 8), 16, true).await?;
+    data[8 * 4096..24 * 4096].fill(0);
+    let new = pattern(worker + 1000, 4096);
+    disk.swap(at + 40, &data[40 * 4096..41 * 4096], &new)
+        .await?;
+    data[40 * 4096..41 * 4096].copy_from_slice(&new);
+    disk.queue.deallocate(ns, &[(Lba(at + 100), 28)]).await?;
+    data[100 * 4096..128 * 4096].fill(0);
+    disk.queue.flush(ns).await?;
+    assert!(disk.read(at, 256).await? == data, "worker {worker}");
+    disk.compare(at, &data).await
 }

@@ -1,5 +1,7 @@
 //! Commands that cannot be done, and the status that says so (Base 2.1, 4.2.3; NVM 1.1, 3).
 
+use std::time::Duration;
+
 use penstock_client::ClientError;
 use penstock_nvme::command::BlockRange;
 use penstock_nvme::sqe::Fuse;
@@ -8,7 +10,7 @@ use penstock_units::Lba;
 
 use crate::daemon::{NQN, head, listener, memory, subsystem};
 use crate::host;
-use crate::rig::{Rig, Session, lease, pattern, refusal};
+use crate::rig::{Rig, Session, all, both, lease, pattern, refusal, slow_null};
 
 /// Blocks of the namespace.
 const BLOCKS: u64 = 256;
@@ -153,6 +155,35 @@ fn a_namespace_that_was_removed() {
         assert_eq!(refusal(disk.write(0, &pattern(2, 4096), false).await), gone);
         assert_eq!(refusal(disk.read(0, 1).await), gone);
         assert_eq!(refusal(session.queue.flush(host::nsid(2)).await), gone);
+        still_works(&session).await
+    });
+}
+
+/// Commands the device works on when their namespace goes still end.
+#[test]
+fn a_namespace_removed_under_commands_in_flight() {
+    let slow = slow_null(2, 400_000);
+    let rig = Rig::new(&(memory(1, BLOCKS * 4096) + &slow));
+    rig.run_with(move |session, rig| async move {
+        let disk = session.disk(2, 4096);
+        let data = pattern(1, 4096);
+        let reads = all((0..8).map(|lba| disk.read(lba, 1)));
+        let writes = all((0..8).map(|lba| disk.write(lba, &data, true)));
+        let removal = async {
+            penstock_reactor::sleep(Duration::from_millis(100)).await;
+            rig.daemon.reload(&rig.config.replace(&slow, ""))
+        };
+        let ((reads, writes), log) = both(both(reads, writes), removal).await;
+        assert!(log.contains("removed"), "{log}");
+        let statuses = reads.into_iter().map(|read| read.map(drop)).chain(writes);
+        for result in statuses.filter(Result::is_err) {
+            assert_eq!(refusal(result).code(), Status::INVALID_NAMESPACE);
+        }
+        let gone = refusal(disk.read(0, 1).await);
+        assert_eq!(gone, Status::INVALID_NAMESPACE.dnr());
+        // It comes back under the same number.
+        rig.daemon.reload(&rig.config);
+        disk.write(0, &data, true).await?;
         still_works(&session).await
     });
 }
