@@ -119,7 +119,7 @@ fn no_file_knows_the_machine_it_was_written_on() {
     let mut found = Vec::new();
     for file in files() {
         for (number, line) in read(&file).lines().enumerate() {
-            // Part of a longer path is another path: `target/root/` is nobody's home.
+            // Where more of a path stands before it, it is another place.
             let at_home = homes.iter().any(|home| {
                 line.match_indices(home.as_str()).any(|(at, _)| {
                     let before = line[..at].chars().next_back();
