@@ -6,6 +6,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A program cannot be run while anybody has it open for writing, which a child that another test
+/// forks just then would: so the tests take turns.
+fn my_turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn install(dir: &Path, stand_in: Option<&str>) -> Command {
     let program = dir.join("penstock");
@@ -22,6 +30,7 @@ fn install(dir: &Path, stand_in: Option<&str>) -> Command {
 
 #[test]
 fn arguments_and_exit_code_go_through() {
+    let _turn = my_turn();
     let dir = tempfile::tempdir().expect("temporary folder");
     let script = "#!/bin/sh\nprintf '%s|' \"$@\"\nexit 7\n";
     let output = install(dir.path(), Some(script))
@@ -35,6 +44,7 @@ fn arguments_and_exit_code_go_through() {
 
 #[test]
 fn a_missing_sibling_is_named_with_the_remedy() {
+    let _turn = my_turn();
     let dir = tempfile::tempdir().expect("temporary folder");
     let output = install(dir.path(), None)
         .arg("discover")
