@@ -277,9 +277,25 @@ pub fn descriptors(pid: u32) -> usize {
         .count()
 }
 
+/// Resident memory of the node in bytes, its payload pool left out: that is 16 MiB by configuration
+/// (the anonymous mapping of that size), resident page by page as it is used unless hugepages back
+/// it, and what of it is leased has a metric of its own.
 fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    1024 * kib.expect("VmRSS")
+    const POOL_KIB: u64 = 16 << 10;
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("its mappings");
+    let (mut anonymous, mut size_kib, mut resident_kib) = (false, 0, 0);
+    for line in smaps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let kib = || words.get(1).and_then(|word| word.parse::<u64>().ok());
+        match words.first() {
+            // START-END PERMISSIONS OFFSET DEVICE INODE [PATH]
+            Some(first) if !first.ends_with(':') => anonymous = words.len() == 5,
+            Some(&"Size:") => size_kib = kib().expect("a size"),
+            Some(&"Rss:") if !(anonymous && size_kib >= POOL_KIB) => {
+                resident_kib += kib().expect("a size");
+            }
+            _ => {}
+        }
+    }
+    1024 * resident_kib
 }
