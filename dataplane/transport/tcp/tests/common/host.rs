@@ -299,7 +299,15 @@ impl Host {
 
     /// Reads until the command is answered: its data and its response, if one came.
     pub fn read_data(&mut self, cid: u16) -> (Vec<u8>, Option<Cqe>) {
+        let (answered, data, response) = self.read_any_data();
+        assert_eq!(answered, cid);
+        (data, response)
+    }
+
+    /// Reads until some command is answered: its identifier, its data and its response, if one came.
+    pub fn read_any_data(&mut self) -> (u16, Vec<u8>, Option<Cqe>) {
         let mut got = Vec::new();
+        let mut first = None;
         loop {
             match self.recv() {
                 Pdu::Data {
@@ -310,16 +318,18 @@ impl Host {
                     bytes,
                     ..
                 } => {
+                    let cid = *first.get_or_insert(of);
                     assert_eq!((of, offset as usize), (cid, got.len()));
                     got.extend(bytes);
                     if success {
                         assert!(last);
-                        return (got, None);
+                        return (cid, got, None);
                     }
                 }
                 Pdu::Response(cqe) => {
+                    let cid = *first.get_or_insert(cqe.cid.get());
                     assert_eq!(cqe.cid.get(), cid);
-                    return (got, Some(cqe));
+                    return (cid, got, Some(cqe));
                 }
                 other => panic!("data or response expected: {other:?}"),
             }
