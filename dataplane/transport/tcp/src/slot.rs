@@ -274,48 +274,75 @@ impl SlotTable {
         Ok(index)
     }
 
-    /// Whether a command that moves data may get memory now; if so its bytes are counted, if not it
-    /// waits in line. Replies not sent yet (`queued` bytes) hold memory too. The two halves of a
-    /// fused operation never wait: they have to meet in order.
+    /// Whether a command that has just come may run now. One that moves data needs memory: where
+    /// there is none within `max`, or others wait for it already, it joins the line. Replies not
+    /// sent yet (`queued` bytes) hold memory too. The two halves of a fused operation never wait:
+    /// they have to meet in order.
     #[inline]
     pub(crate) fn may_run(&mut self, index: u16, queued: usize, max: u64) -> bool {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+        let Some(slot) = self.slots.get(usize::from(index)) else {
             return false;
         };
         if slot.source != Source::Fetch && !slot.to_host {
             return true;
         }
         let fused = slot.command.as_ref().is_some_and(|c| c.sqe[1] & 3 != 0);
-        let len = u64::from(slot.data_len);
-        let held = self.held_bytes + queued as u64;
-        if !fused && held > 0 && held + len > max {
-            if slot.state != SlotState::Deferred {
-                slot.state = SlotState::Deferred;
-                self.deferred.push_back((index, slot.generation));
-            }
-            return false;
+        if fused || (self.first_in_line().is_none() && self.has_memory(index, queued, max)) {
+            self.give_memory(index);
+            return true;
         }
-        slot.state = SlotState::Running;
-        slot.counted = true;
-        self.held_bytes += len;
-        true
+        let slot = &mut self.slots[usize::from(index)];
+        slot.state = SlotState::Deferred;
+        self.deferred.push_back((index, slot.generation));
+        false
     }
 
-    /// The oldest command in line that may get memory now.
+    /// Takes the oldest command out of the line, if it may get memory now.
     pub(crate) fn next_deferred(&mut self, queued: usize, max: u64) -> Option<u16> {
+        let index = self.first_in_line()?;
+        if !self.has_memory(index, queued, max) {
+            return None;
+        }
+        self.deferred.pop_front();
+        self.give_memory(index);
+        Some(index)
+    }
+
+    /// The oldest command that waits for memory. Those taken back meanwhile leave the line here.
+    fn first_in_line(&mut self) -> Option<u16> {
         while let Some(&(index, generation)) = self.deferred.front() {
             let waits = self
                 .current(index, generation)
                 .is_some_and(|slot| slot.state == SlotState::Deferred);
-            if waits && !self.may_run(index, queued, max) {
-                return None;
-            }
-            self.deferred.pop_front();
             if waits {
                 return Some(index);
             }
+            self.deferred.pop_front();
         }
         None
+    }
+
+    /// Whether the command's bytes fit. One that is longer than all that is allowed runs alone.
+    fn has_memory(&self, index: u16, queued: usize, max: u64) -> bool {
+        let held = self.held_bytes + queued as u64;
+        held == 0 || held + u64::from(self.slots[usize::from(index)].data_len) <= max
+    }
+
+    fn give_memory(&mut self, index: u16) {
+        let slot = &mut self.slots[usize::from(index)];
+        slot.state = SlotState::Running;
+        slot.counted = true;
+        self.held_bytes += u64::from(slot.data_len);
+    }
+
+    /// The command of a slot, for its task to execute. One that waits in line stays there: a task
+    /// may be polled by a waker of the command before.
+    pub(crate) fn take_command(&mut self, index: u16) -> Option<(Command, u32)> {
+        let slot = self.slots.get_mut(usize::from(index))?;
+        if slot.state != SlotState::Running {
+            return None;
+        }
+        Some((slot.command.take()?, slot.generation))
     }
 
     /// Gives the slot back. The caller has made sure that the host owes it nothing.

@@ -119,6 +119,26 @@ fn fetching_commands_wait_in_line_for_their_bytes() {
 }
 
 #[test]
+fn a_command_in_line_is_neither_taken_early_nor_overtaken() {
+    let mut slots = table(8);
+    let [first, large, small] = [60, 100, 10].map(|len| {
+        let cid = u16::try_from(len).unwrap();
+        slots.admit(admission(cid, Source::Fetch, len)).unwrap()
+    });
+    assert!(slots.may_run(first, 0, 150));
+    assert!(slots.take_command(first).is_some() && slots.take_command(first).is_none());
+    assert!(!slots.may_run(large, 0, 150) && !slots.may_run(small, 0, 150));
+    assert!(slots.take_command(large).is_none());
+    slots.release(first);
+    assert_eq!(slots.next_deferred(0, 150), Some(large));
+    assert!(slots.take_command(large).is_some());
+    // One that is taken back in the line holds up nobody.
+    slots.release(small);
+    let late = slots.admit(admission(11, Source::Fetch, 50)).unwrap();
+    assert!(slots.may_run(late, 0, 150));
+}
+
+#[test]
 fn reads_and_unsent_replies_count_too() {
     let mut slots = table(8);
     let read = |slots: &mut SlotTable, cid| {

@@ -67,11 +67,7 @@ impl Future for Next<'_> {
 
     fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<(Command, u32)> {
         let mut slots = self.connection.slots.borrow_mut();
-        let command = slots.get_mut(self.slot).and_then(|slot| {
-            let command = slot.command.take()?;
-            Some((command, slot.generation))
-        });
-        match command {
+        match slots.take_command(self.slot) {
             Some(command) => Poll::Ready(command),
             None => Poll::Pending,
         }

@@ -466,9 +466,30 @@ fn commands_beyond_the_payload_limit_wait_and_are_served() {
     assert_eq!(host.read_data(100).0, patterned(1, 512));
 }
 
+/// A read takes the slot of a flush whose task, just started, is still in the run queue: it waits for
+/// its turn all the same, and is served then.
+#[test]
+fn a_read_that_waits_in_a_slot_just_used_is_served() {
+    let config = TcpConfig {
+        payload_max_bytes: 64 << 10,
+        ..TcpConfig::default()
+    };
+    let node = Node::start(config);
+    let mut host = Host::connected(node.address, Wishes::default());
+    host.send(&host.command(&write(0, 64 << 10)));
+    let (tag, _, _) = host.r2t();
+    let mut both = host.command(&plain(FLUSH, 1, 5));
+    both.extend(host.command(&read(2, 64 << 10, 7)));
+    host.send(&both);
+    assert_eq!(host.response().cid.get(), 1);
+    assert_eq!(node.leased_bytes(), 64 << 10, "the read has to wait");
+    host.answer_r2t(0, tag, 0, &patterned(3, 64 << 10), 65_536);
+    assert_eq!(host.response().cid.get(), 0);
+    assert!(host.read_data(2).0 == patterned(7, 64 << 10));
+}
+
 /// Replies that the host does not read hold no more memory than the limit.
 #[test]
-#[ignore = "known defect: such a host now and then waits 10 s and more for its next data"]
 fn reads_beyond_the_payload_limit_wait_and_are_served() {
     let config = TcpConfig {
         payload_max_bytes: 1 << 20,
