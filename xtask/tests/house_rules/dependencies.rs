@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::tree;
 
 /// Each crate of the workspace and the others it may use. Development dependencies are free.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("penstock-units", &[]),
     ("penstock-nvme", &["units"]),
     ("penstock-buffer", &["units"]),
@@ -37,11 +37,18 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "seam",
             "subsystem",
             "transport-tcp",
+            // The agent speaks control's API and carries out its plans.
+            "api",
+            "plan",
         ],
     ),
-    ("penstock-cli", &["units"]),
+    ("penstock-api", &[]),
+    ("penstock-store", &[]),
+    ("penstock-plan", &["units", "api"]),
+    ("penstock-control", &["units", "api", "store", "plan"]),
+    ("penstock-cli", &["units", "api"]),
     ("penstock-hwtests", &[]),
-    ("penstock-perf", &[]),
+    ("penstock-perf", &["api"]),
     ("penstock-xtask", &[]),
 ];
 
