@@ -7,6 +7,7 @@
 mod case;
 mod child;
 mod client;
+mod control;
 mod figures;
 mod instructions;
 mod machine;
@@ -39,6 +40,8 @@ enum Command {
     Memory(memory::Options),
     /// User-space instructions that the node needs for an I/O.
     Instructions(instructions::Options),
+    /// The control plane: volumes and namespaces made through the API, and how long one change takes.
+    Control(control::Options),
 }
 
 /// Where the programs under test are.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Tcp(options) => tcp::run(&options),
         Command::Memory(options) => memory::run(&options),
         Command::Instructions(options) => instructions::run(&options),
+        Command::Control(options) => control::run(&options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
