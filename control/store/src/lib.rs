@@ -1,15 +1,18 @@
 //! Where control keeps its state: one trait, [`Store`], with the semantics of etcd, and its
 //! implementations.
 //!
-//! - [`etcd`]: any number of control servers on an etcd cluster.
-//! - [`embedded`]: one control server, its state in one crash-safe file.
+//! - [`sim`]: in memory, with faults on demand, the same every time: for simulations and tests.
 //!
-//! Both pass one conformance suite. Values are opaque here; keys are UTF-8 text.
+//! All pass one conformance suite. Values are opaque here; keys are UTF-8 text.
 //!
 //! A transaction that timed out may have happened or not. Whoever needs to know gives the
 //! transaction a [`Txn::marker`]: a key and value that it writes with the rest. After a lost answer
 //! the store reads the marker again and tells which it was.
 #![forbid(unsafe_code)]
+
+mod check;
+mod mvcc;
+pub mod sim;
 
 use std::time::Duration;
 
@@ -107,7 +110,8 @@ pub struct Txn {
     /// The writes.
     pub writes: Vec<Write>,
     /// One of the written keys whose value is unique to this transaction: after a lost answer the
-    /// store tells by it whether the transaction happened.
+    /// store tells by it whether the transaction happened. Nobody else may remove or change the key
+    /// within the minute after.
     pub marker: Option<String>,
 }
 
@@ -183,7 +187,9 @@ pub enum StoreError {
         oldest: Revision,
     },
     /// A revision that the store has not reached: the store is older than who asks.
-    #[error("revision {asked} is in the future: the store is at {current}; it may have been restored from a snapshot")]
+    #[error(
+        "revision {asked} is in the future: the store is at {current}; it may have been restored from a snapshot"
+    )]
     FutureRevision {
         /// What was asked for.
         asked: Revision,
@@ -191,7 +197,9 @@ pub enum StoreError {
         current: Revision,
     },
     /// Another store answers than before: made anew, or restored.
-    #[error("the store is another one ({found}) than before ({expected}): it was made anew or restored from a snapshot")]
+    #[error(
+        "the store is another one ({found}) than before ({expected}): it was made anew or restored from a snapshot"
+    )]
     Replaced {
         /// The identity before.
         expected: String,
@@ -208,7 +216,9 @@ pub enum StoreError {
     #[error("the lease has expired")]
     LeaseExpired,
     /// The store takes no more data.
-    #[error("the store is full ({0}); raise its quota (etcd: --quota-backend-bytes), or compact and defragment it, then clear the alarm (etcdctl alarm disarm)")]
+    #[error(
+        "the store is full ({0}); raise its quota (etcd: --quota-backend-bytes), or compact and defragment it, then clear the alarm (etcdctl alarm disarm)"
+    )]
     Full(String),
     /// User or password are refused, or the user may not do this.
     #[error("the store refuses access: {0}")]
@@ -219,6 +229,25 @@ pub enum StoreError {
     /// A mistake of the caller or a damaged store.
     #[error("the store failed: {0}")]
     Internal(String),
+}
+
+impl StoreError {
+    /// One word for the kind of error, for metrics and logs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Compacted { .. } => "compacted",
+            Self::FutureRevision { .. } => "future_revision",
+            Self::Replaced { .. } => "replaced",
+            Self::Unavailable(_) => "unavailable",
+            Self::Unknown(_) => "unknown",
+            Self::LeaseExpired => "lease_expired",
+            Self::Full(_) => "full",
+            Self::Denied(_) => "denied",
+            Self::TooLarge(_) => "too_large",
+            Self::Internal(_) => "internal",
+        }
+    }
 }
 
 /// A store. Every method may be called at any time from any task; deadlines are inside
@@ -238,7 +267,12 @@ pub trait Store: Send + Sync + 'static {
     /// Writes all or nothing.
     async fn txn(&self, txn: Txn) -> Result<Committed, StoreError>;
 
-    /// Watches the keys with this prefix, from the changes of `from` (inclusive) on.
+    /// Watches the keys with this prefix, from the changes of `from` (inclusive) on: at most one
+    /// above the store's revision.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] and [`StoreError::FutureRevision`], here or from the watch's first
+    /// item.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Box<dyn Watch>, StoreError>;
 
     /// Makes a lease. Keys that go with it are removed when it ends.
@@ -253,6 +287,9 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a lease and removes its keys.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Forgets history before `revision`.
+    /// Forgets history before `revision`; nothing to do where that is forgotten already.
+    ///
+    /// # Errors
+    /// [`StoreError::FutureRevision`] where the store has not reached it.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }
