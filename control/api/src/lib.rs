@@ -5,10 +5,18 @@
 //! is the server's.
 #![forbid(unsafe_code)]
 
+pub mod names;
+pub mod resource;
+
 pub use pbjson_types as well_known;
 
 /// The messages, clients and servers of `penstock.v1`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated; documented in proto/")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated; documented in proto/"
+)]
 pub mod v1 {
     tonic::include_proto!("penstock.v1");
     include!(concat!(env!("OUT_DIR"), "/penstock.v1.serde.rs"));
