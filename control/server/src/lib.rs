@@ -1,2 +1,10 @@
-//! x
+//! The control server: an API over a store, a leader that decides, and streams to the nodes' agents.
+//!
+//! Any number of instances serve one store and hold nothing that is not in it. One of them is the
+//! leader and decides where things go; each holds the streams of some agents and writes what they
+//! see. With all of them dead, nodes serve on.
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod env;
+pub mod metrics;

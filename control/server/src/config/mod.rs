@@ -1,0 +1,5 @@
+//! The configuration: read, checked, with defaults filled in.
+
+mod settings;
+
+pub use settings::{Quotas, Retention, Settings};
