@@ -4,9 +4,18 @@
 //! A [`BlockDevice`] is shared by all reactors; each reactor opens its own [`BlockQueue`] on it. A
 //! request carries its payload in and gets it back in the [`Outcome`]: whoever executes a request
 //! owns its memory, so dropping a [`Ticket`] never frees memory that a device still writes to.
+//!
+//! Layers are devices on devices: [`Extents`] puts ranges of devices one after the other, [`Stripe`]
+//! goes round over columns. A request that needs no splitting passes them as it is; one that does is
+//! a [`Gather`] of its parts. A layer that goes wrong in one part waits for the others before it says
+//! so, so that no memory is given back that a device still uses.
 #![forbid(unsafe_code)]
 
+mod extents;
+mod gather;
 mod geometry;
+mod split;
+mod stripe;
 mod ticket;
 
 use std::rc::Rc;
@@ -14,7 +23,11 @@ use std::rc::Rc;
 use penstock_buffer::{Lease, Payload};
 use penstock_units::Lba;
 
+pub use extents::{DeviceRange, Extents};
+pub use gather::Gather;
 pub use geometry::{ByteRange, Geometry};
+pub use split::LayoutError;
+pub use stripe::Stripe;
 pub use ticket::{Completer, Ticket};
 
 /// What to do.
@@ -104,6 +117,37 @@ pub enum BlockError {
     /// A mistake of ours; the log has more.
     #[error("internal error")]
     Internal,
+}
+
+impl BlockError {
+    /// The worse of two: what trying again cannot cure outweighs what it may, and lost data
+    /// outweighs a refusal. Where a request was split it ends with the worst of its parts.
+    #[must_use]
+    pub fn worse(self, other: BlockError) -> BlockError {
+        if other.severity() > self.severity() {
+            other
+        } else {
+            self
+        }
+    }
+
+    fn severity(self) -> u8 {
+        match self {
+            BlockError::Aborted => 0,
+            BlockError::NotReady => 1,
+            BlockError::NoResources => 2,
+            BlockError::TimedOut => 3,
+            BlockError::Unsupported => 4,
+            BlockError::OutOfRange => 5,
+            BlockError::ReadOnly => 6,
+            BlockError::CapacityExceeded => 7,
+            BlockError::Internal => 8,
+            BlockError::ReadMedia => 9,
+            BlockError::WriteMedia => 10,
+            BlockError::Integrity => 11,
+            BlockError::Gone => 12,
+        }
+    }
 }
 
 /// A device, shared by all reactors.

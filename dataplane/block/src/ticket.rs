@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use penstock_buffer::Payload;
 
+use crate::gather::Gather;
 use crate::{BlockError, Outcome};
 
 enum State {
@@ -68,6 +69,7 @@ pub struct Ticket(Inner);
 enum Inner {
     Ready(Option<Outcome>),
     Pending(u32),
+    Gathered(Gather),
     Taken,
 }
 
@@ -114,17 +116,25 @@ impl Ticket {
     /// # Errors
     /// The ticket, unchanged.
     pub fn try_take(mut self) -> Result<Outcome, Ticket> {
-        match &mut self.0 {
-            Inner::Ready(outcome) => outcome.take().ok_or(Ticket(Inner::Taken)),
-            Inner::Pending(index) => match take_done(*index) {
-                Some(outcome) => {
-                    self.0 = Inner::Taken;
-                    Ok(outcome)
-                }
-                None => Err(self),
-            },
-            Inner::Taken => Err(self),
-        }
+        self.take_now().ok_or(self)
+    }
+
+    /// A ticket that is resolved when all its parts are.
+    pub(crate) fn gather(parts: Gather) -> Ticket {
+        Ticket(Inner::Gathered(parts))
+    }
+
+    /// The outcome, where it is known already.
+    #[inline]
+    pub(crate) fn take_now(&mut self) -> Option<Outcome> {
+        let outcome = match &mut self.0 {
+            Inner::Ready(outcome) => outcome.take(),
+            Inner::Pending(index) => Some(take_done(*index)?),
+            Inner::Gathered(parts) => Some(parts.take_now()?),
+            Inner::Taken => return None,
+        };
+        self.0 = Inner::Taken;
+        outcome
     }
 }
 
@@ -194,6 +204,13 @@ impl Future for Ticket {
                 return outcome.map_or(Poll::Pending, Poll::Ready);
             }
             Inner::Taken => return Poll::Pending,
+            Inner::Gathered(parts) => {
+                let outcome = parts.poll(cx);
+                if outcome.is_ready() {
+                    self.0 = Inner::Taken;
+                }
+                return outcome;
+            }
             Inner::Pending(index) => *index,
         };
         if let Some(outcome) = take_done(index) {
