@@ -33,6 +33,7 @@ pub mod cache;
 pub mod channel;
 pub mod cpio;
 pub mod error;
+pub mod etcd;
 pub mod guest;
 pub mod initramfs;
 pub mod kernel;

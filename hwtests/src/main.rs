@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use penstock_hwtests::bench::TARGET_VARIABLE;
 use penstock_hwtests::cache;
+use penstock_hwtests::etcd::Programs;
 use penstock_hwtests::lab::Lab;
 use penstock_hwtests::runner::{self, Report, Verdict};
 use penstock_hwtests::scenarios::{ALL, Scenario};
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Boots a guest with this terminal as its console.
     Shell,
+    /// Fetches etcd and prints where its server and its command line lie, a line each.
+    Etcd,
 }
 
 #[derive(clap::Args)]
@@ -79,6 +82,12 @@ fn act(command: Command) -> Result<bool> {
         Command::RunAll { options } => run(ALL, &options),
         Command::Shell => {
             guest::shell(&prepare()?)?;
+            Ok(true)
+        }
+        Command::Etcd => {
+            let programs = Programs::find(&|step| tell_step(step))?;
+            say(&programs.etcd.display().to_string());
+            say(&programs.etcdctl.display().to_string());
             Ok(true)
         }
     }
@@ -130,6 +139,11 @@ fn tell(report: &Report) {
         Verdict::Skipped(why) => say(&format!("skipped: {name}: {why}")),
         Verdict::Failed(why) => say(&format!("FAILED   {name:<18} {seconds:6.1} s: {why}")),
     }
+}
+
+/// Steps go to standard error where standard output is for another program to read.
+fn tell_step(step: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "lab: {step}");
 }
 
 /// Results go to standard output; a reader that has gone away is no reason to fail.

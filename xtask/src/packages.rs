@@ -8,24 +8,37 @@ use crate::say;
 
 /// A program that must be there, and the packages that bring it.
 struct Need {
-    program: &'static str,
+    /// A command that succeeds where all of it is there.
+    trial: &'static [&'static str],
     packages: &'static [&'static str],
     reason: &'static str,
 }
 
-/// Everything the build needs. No C library but libc, no code generator.
-const NEEDS: [Need; 1] = [Need {
-    program: "cc",
-    packages: &["gcc", "libc6-dev"],
-    reason: "Rust links with it",
-}];
+/// Everything the build needs. No C library but libc.
+const NEEDS: [Need; 2] = [
+    Need {
+        trial: &["cc", "--version"],
+        packages: &["gcc", "libc6-dev"],
+        reason: "Rust links with it",
+    },
+    Need {
+        // The types that come with the compiler are in a package of their own.
+        trial: &[
+            "protoc",
+            "--descriptor_set_out=/dev/null",
+            "google/protobuf/struct.proto",
+        ],
+        packages: &["protobuf-compiler", "libprotobuf-dev"],
+        reason: "etcd's client is generated with it",
+    },
+];
 
 /// Installs what the build needs and is not there, and says what.
 ///
 /// # Errors
 /// Something is missing and cannot be installed; the message has the command to run.
 pub fn ensure() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !present(need.program)).collect();
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !works(need.trial)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -37,7 +50,7 @@ pub fn ensure() -> Result<()> {
     for need in &missing {
         say(&format!(
             "missing: {} ({}), from {:?}",
-            need.program, need.reason, need.packages
+            need.trial[0], need.reason, need.packages
         ));
     }
     let by_hand = format!("apt-get install --yes {}", packages.join(" "));
@@ -73,6 +86,20 @@ fn present(program: &str) -> bool {
     found.is_ok_and(|status| status.success())
 }
 
+/// Whether the command can be started and succeeds.
+fn works(trial: &[&str]) -> bool {
+    let Some((program, arguments)) = trial.split_first() else {
+        return false;
+    };
+    let ended = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    ended.is_ok_and(|status| status.success())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +108,8 @@ mod tests {
     fn tells_what_is_there() {
         assert!(present("sh"));
         assert!(!present("no-such-program-as-this"));
+        assert!(works(&["sh", "-c", "exit 0"]));
+        assert!(!works(&["sh", "-c", "exit 1"]));
+        assert!(!works(&["no-such-program-as-this"]));
     }
 }

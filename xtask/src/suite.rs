@@ -66,7 +66,7 @@ struct Outcome {
 pub fn run(options: &Options) -> Result<bool> {
     packages::ensure()?;
     let mut outcomes = Vec::new();
-    for stage in stages() {
+    for mut stage in stages() {
         if stage.form == Form::Lab && options.no_lab {
             say("\n==== lab\nskipped: the machine lab, by --no-lab");
             let counts = Counts {
@@ -79,6 +79,9 @@ pub fn run(options: &Options) -> Result<bool> {
                 took: Duration::ZERO,
             });
             continue;
+        }
+        if stage.form == Form::Harness {
+            give_etcd(&mut stage.command);
         }
         outcomes.push(run_stage(stage)?);
     }
@@ -137,6 +140,33 @@ fn stages() -> Vec<Stage> {
             form: Form::Lab,
         },
     ]
+}
+
+/// Tells the tests where etcd's programs are; without them the tests that need etcd say so.
+fn give_etcd(command: &mut Command) {
+    let mut fetch = build::cargo(&[
+        "run",
+        "--quiet",
+        "--package",
+        "penstock-hwtests",
+        "--",
+        "etcd",
+    ]);
+    // What it says of a download goes on standard error, which is passed on.
+    let output = fetch.stderr(Stdio::inherit()).output();
+    let text = match output {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
+        _ => String::new(),
+    };
+    let mut lines = text.lines();
+    let (Some(etcd), Some(etcdctl)) = (lines.next(), lines.next()) else {
+        say("etcd cannot be fetched; the reason is above, and the tests that need it are skipped");
+        return;
+    };
+    command.env("PENSTOCK_ETCD", etcd);
+    command.env("PENSTOCK_ETCDCTL", etcdctl);
 }
 
 fn run_stage(mut stage: Stage) -> Result<Outcome> {
