@@ -289,6 +289,7 @@ impl Node {
         differs(old.reactors != new.reactors, "[reactors]");
         differs(old.tcp != new.tcp, "[tcp]");
         differs(old.metrics_listen != new.metrics_listen, "[metrics] listen");
+        differs(old.control != new.control, "[control]");
         differs(old.log.json != new.log.json, "[log] format");
         for subsystem in &new.subsystems {
             let Some(known) = subsystem_of(old, &subsystem.nqn) else {
@@ -316,6 +317,7 @@ impl Node {
             reactors: old.reactors,
             tcp: old.tcp,
             metrics_listen: old.metrics_listen,
+            control: old.control,
             ..new
         };
         config.log.json = old.log.json;

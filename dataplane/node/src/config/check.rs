@@ -17,6 +17,7 @@ use super::{
     ReactorSettings, TcpSettings,
 };
 
+mod control;
 mod subsystem;
 
 const KIB: u64 = 1 << 10;
@@ -116,7 +117,8 @@ impl Checker<'_> {
             log: self.log(&root.log),
             metrics_listen: self.metrics(&root.metrics),
             tcp,
-            listeners: self.listeners(&root.listener),
+            control: self.control(root.control.as_ref(), &root.node),
+            listeners: self.listeners(&root.listener, root.control.is_some()),
             subsystems: self.subsystems(&root.subsystem),
         }
     }
@@ -176,9 +178,14 @@ impl Checker<'_> {
         }
     }
 
-    fn listeners(&mut self, given: &[Spanned<schema::Listener>]) -> Vec<Placed<SocketAddr>> {
+    /// With control, listeners may come from there.
+    fn listeners(
+        &mut self,
+        given: &[Spanned<schema::Listener>],
+        controlled: bool,
+    ) -> Vec<Placed<SocketAddr>> {
         let mut listeners: Vec<Placed<SocketAddr>> = Vec::new();
-        if given.is_empty() {
+        if given.is_empty() && !controlled {
             let what = "the node listens nowhere".to_owned();
             self.refuse(
                 None,

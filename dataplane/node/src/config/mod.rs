@@ -5,6 +5,7 @@
 //! the same form, with the line kept in each entry.
 
 mod check;
+mod control;
 mod files;
 mod machine;
 mod problem;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use penstock_units::{BlockSize, Nsid};
 use uuid::Uuid;
 
+pub use control::{ControlEndpoint, ControlSettings, TlsFiles};
 pub use machine::Machine;
 pub use problem::{Problem, Problems};
 
@@ -36,6 +38,10 @@ pub struct Config {
     pub metrics_listen: Option<Placed<SocketAddr>>,
     /// `[tcp]`
     pub tcp: TcpSettings,
+    /// `[control]`; `None` where the node is on its own.
+    pub control: Option<ControlSettings>,
+    /// `[[device]]`
+    pub devices: Vec<DeviceSettings>,
     /// `[[listener]]`
     pub listeners: Vec<Placed<SocketAddr>>,
     /// `[[subsystem]]`
@@ -146,6 +152,26 @@ pub struct TcpSettings {
     pub send_timeout_ms: u32,
     /// Congestion control of accepted connections, by the kernel's name.
     pub congestion_control: CongestionControl,
+}
+
+/// `[[device]]`: what volumes of control are placed on. Two are equal where the values are.
+#[derive(Clone, Debug, Eq)]
+pub struct DeviceSettings {
+    /// Line of the table in the file.
+    pub line: usize,
+    /// What control calls it on this node.
+    pub name: String,
+    /// Where the blocks are kept: memory, a file or a block device.
+    pub backend: BackendSettings,
+    /// Logical block size.
+    pub block_size: BlockSize,
+}
+
+impl PartialEq for DeviceSettings {
+    fn eq(&self, other: &DeviceSettings) -> bool {
+        (&self.name, &self.backend, self.block_size)
+            == (&other.name, &other.backend, other.block_size)
+    }
 }
 
 /// `[[subsystem]]`

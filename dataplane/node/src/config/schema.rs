@@ -23,6 +23,9 @@ pub(super) struct Root {
     pub metrics: Metrics,
     #[serde(default)]
     pub tcp: Tcp,
+    pub control: Option<Spanned<Control>>,
+    #[serde(default)]
+    pub device: Vec<Spanned<Device>>,
     #[serde(default)]
     pub listener: Vec<Spanned<Listener>>,
     #[serde(default)]
@@ -80,6 +83,28 @@ pub(super) struct Tcp {
     pub transfer_timeout_ms: Key<u64>,
     pub send_timeout_ms: Key<u64>,
     pub congestion_control: Key<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    pub endpoints: Key<Vec<Spanned<String>>>,
+    pub state_directory: Key<String>,
+    pub tls_ca_file: Key<String>,
+    pub tls_certificate_file: Key<String>,
+    pub tls_key_file: Key<String>,
+    pub tls_server_name: Key<String>,
+    pub reconnect_backoff_max_ms: Key<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Device {
+    pub name: Key<String>,
+    pub backend: Key<String>,
+    pub path: Key<String>,
+    pub size_bytes: Key<u64>,
+    pub block_size_bytes: Key<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -31,6 +31,16 @@ impl fmt::Display for Config {
             Some(address) => writeln!(f, "  metrics: http://{}/metrics", address.value)?,
             None => writeln!(f, "  metrics: not served")?,
         }
+        if let Some(control) = &self.control {
+            let endpoints: Vec<String> =
+                control.endpoints.iter().map(ToString::to_string).collect();
+            writeln!(
+                f,
+                "  control: {}, state in {}",
+                endpoints.join(", "),
+                control.state_directory.display()
+            )?;
+        }
         for subsystem in &self.subsystems {
             let hosts = match (subsystem.allow_any_host, subsystem.hosts.len()) {
                 (true, _) => "any host".to_owned(),

@@ -479,6 +479,7 @@ fn the_example_documents_every_key() {
         ("log", "[log]"),
         ("metrics", "[metrics]"),
         ("tcp", "[tcp]"),
+        ("control", "[control]"),
         ("listener", "[[listener]]"),
         ("subsystem", "[[subsystem]]"),
         ("namespace", "[[subsystem]]\n[[subsystem.namespace]]"),
@@ -513,4 +514,93 @@ fn documented(text: &str, key: &str) -> bool {
         bare.starts_with(&format!("{key} = "))
             && comment.join(" ").to_lowercase().contains("default")
     })
+}
+
+const CONTROL: &str = "[control]\nstate_directory = \"/s\"\n";
+
+#[test]
+fn control_needs_no_listener_of_the_file() {
+    let text = format!("{CONTROL}endpoints = [\"http://127.0.0.1:7600\", \"http://[::1]:7600\"]\n");
+    let config = parse(&text).expect("sound");
+    assert!(
+        config
+            .to_string()
+            .contains("control: http://127.0.0.1:7600, http://[::1]:7600")
+    );
+    let control = config.control.expect("control");
+    assert_eq!(control.endpoints.len(), 2);
+    assert_eq!(control.tls, None);
+    assert_eq!(control.reconnect_backoff_max, Duration::from_secs(2));
+}
+
+#[test]
+fn control_with_tls_takes_all_three_files() {
+    let files = "tls_ca_file = \"a\"\ntls_certificate_file = \"b\"\ntls_key_file = \"c\"\n";
+    let text = format!("{CONTROL}endpoints = [\"https://control.example:7600\"]\n");
+    let config = parse(&format!("{text}{files}")).expect("sound");
+    let tls = config.control.and_then(|control| control.tls).expect("TLS");
+    assert_eq!(tls.key, Path::new("c"));
+    let message = parse(&text).expect_err("no files").to_string();
+    for key in ["tls_ca_file", "tls_certificate_file", "tls_key_file"] {
+        assert!(
+            message.contains(&format!("control.{key}: the file is not named")),
+            "{message}"
+        );
+    }
+    assert!(message.contains("penstock certs init"), "{message}");
+}
+
+#[test]
+fn refuses_addresses_of_control_that_cannot_be() {
+    for (text, parts) in [
+        (
+            "[]",
+            ["no address of control is given", "https://"].as_slice(),
+        ),
+        (
+            "[\"http://10.0.0.1:7600\"]",
+            &["another machine without TLS", "use https://"],
+        ),
+        (
+            "[\"http://control:7600\"]",
+            &["another machine without TLS"],
+        ),
+        (
+            "[\"http://127.0.0.1\"]",
+            &["is no address of control", "HOST:PORT"],
+        ),
+        ("[\"ftp://127.0.0.1:1\"]", &["is no address of control"]),
+        ("[\"127.0.0.1:7600\"]", &["is no address of control"]),
+        (
+            "[\"http://127.0.0.1:7600/x\"]",
+            &["is no address of control"],
+        ),
+        ("[\"a b\"]", &["is no address", "HOST:PORT"]),
+        (
+            "[\"http://127.0.0.1:1\", \"http://127.0.0.1:1\"]",
+            &["is named twice", "once"],
+        ),
+    ] {
+        refused(&format!("{CONTROL}endpoints = {text}\n"), 3, parts);
+    }
+    let unnamed = "[control]\nendpoints = [\"http://localhost:7600\"]\n";
+    refused(
+        unnamed,
+        1,
+        &["control.state_directory", "no folder", "/var/lib/penstock"],
+    );
+}
+
+#[test]
+fn control_knows_nodes_by_a_plain_name() {
+    let control = format!("{CONTROL}endpoints = [\"http://localhost:7600\"]\n");
+    for name in ["Node_1", "1n", "n-", "nodes/n1"] {
+        let text = format!("[node]\nname = \"{name}\"\n{control}");
+        refused(
+            &text,
+            2,
+            &["node.name", "control could not know", "a letter first"],
+        );
+        parse(&format!("[node]\nname = \"{name}\"\n{LISTENER}")).expect("without control");
+    }
 }
