@@ -7,4 +7,7 @@
 
 pub mod config;
 pub mod env;
+pub mod fault;
+pub mod keys;
 pub mod metrics;
+pub mod repo;
