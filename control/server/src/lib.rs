@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod election;
 pub mod env;
 pub mod fault;
 pub mod keys;
+pub mod lease;
 pub mod metrics;
+pub mod mirror;
 pub mod repo;
