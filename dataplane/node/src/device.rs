@@ -34,8 +34,21 @@ impl Device {
         tcp: &TcpSettings,
     ) -> Result<Device, OpenError> {
         let name = format!("{nqn}/{}", namespace.nsid);
-        let block_size = namespace.block_size;
-        match &namespace.backend {
+        Device::open_backend(name, &namespace.backend, namespace.block_size, reactors, tcp)
+    }
+
+    /// Opens `backend` under `name`. May block.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing stays open, no file is left behind.
+    pub fn open_backend(
+        name: String,
+        backend: &BackendSettings,
+        block_size: BlockSize,
+        reactors: &ReactorSettings,
+        tcp: &TcpSettings,
+    ) -> Result<Device, OpenError> {
+        match backend {
             BackendSettings::Memory { size_bytes } => MemoryDevice::new(&MemoryConfig {
                 name,
                 size_bytes: *size_bytes,

@@ -19,6 +19,7 @@ use crate::config::{
     Config, CongestionControl, NamespaceSettings, Placed, Problem, Problems, SubsystemSettings,
 };
 use crate::device::Device;
+use crate::managed::Managed;
 use crate::metrics::http::{Endpoint, Serving};
 use crate::metrics::{Busy, NodePages};
 use crate::reactors::{Fleet, StartError};
@@ -57,6 +58,8 @@ pub struct Node {
     pub(crate) listening: Vec<Listening>,
     /// Listeners started so far, those that are gone included: the next one's reactor.
     pub(crate) listeners_made: usize,
+    /// What control has here.
+    pub(crate) managed: Managed,
     serving: Option<Serving>,
     closing: Arc<AtomicBool>,
     busy: Arc<Busy>,
@@ -67,6 +70,7 @@ struct Opened {
     devices: BTreeMap<NamespaceName, Device>,
     listeners: Vec<(Listening, TcpListener)>,
     endpoint: Option<Endpoint>,
+    managed: Managed,
     /// Files that were not there before.
     created: Vec<PathBuf>,
 }
@@ -98,6 +102,7 @@ impl Node {
             devices: opened.devices,
             listening: Vec::new(),
             listeners_made: 0,
+            managed: opened.managed,
             serving: None,
             closing: Arc::default(),
             busy: Arc::default(),
@@ -132,17 +137,21 @@ impl Node {
 
     /// Accepts hosts on a bound listener.
     pub(crate) fn listen(&mut self, listening: Listening, listener: TcpListener) {
-        if !self
-            .fleet
-            .listen(self.listeners_made, listening.bound, listener)
-        {
-            tracing::error!(address = %listening.bound, "the listener could not be started");
-            return;
+        if self.accept(listening.bound, listener) {
+            self.listening.push(listening);
+        }
+    }
+
+    /// Accepts hosts at `bound`, and tells them of it. False where no reactor does.
+    pub(crate) fn accept(&mut self, bound: SocketAddr, listener: TcpListener) -> bool {
+        if !self.fleet.listen(self.listeners_made, bound, listener) {
+            tracing::error!(address = %bound, "the listener could not be started");
+            return false;
         }
         self.listeners_made += 1;
-        self.target.add_listener(listening.bound);
-        self.listening.push(listening);
-        tracing::info!(transport = "tcp", address = %listening.bound, "listening");
+        self.target.add_listener(bound);
+        tracing::info!(transport = "tcp", address = %bound, "listening");
+        true
     }
 
     /// Where hosts can connect.
@@ -197,6 +206,7 @@ impl Node {
         self.fleet.stop();
         self.serving = None;
         self.devices.clear();
+        self.managed = Managed::default();
         tracing::info!(took_ms = begun.elapsed().as_millis(), "stopped");
     }
 
@@ -291,6 +301,7 @@ fn open(config: &Config) -> Result<Opened, Problems> {
         devices: BTreeMap::new(),
         listeners: Vec::new(),
         endpoint: None,
+        managed: Managed::open(config),
         created: Vec::new(),
     };
     for subsystem in &config.subsystems {

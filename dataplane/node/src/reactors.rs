@@ -256,6 +256,11 @@ impl Reactor {
         self.handle.stats().snapshot()
     }
 
+    /// Runs `job` on its thread soon. False where it does not take messages.
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        self.handle.run(job).is_ok()
+    }
+
     /// Connections on it and on their way to it.
     fn load(&self) -> u64 {
         self.stats().open_streams + self.coming.load(Ordering::Relaxed) as u64

@@ -98,10 +98,11 @@ mod target;
 mod testing;
 
 pub use local::{Job, Runner};
-pub use namespace::NamespaceConfig;
+pub use namespace::{Namespace, NamespaceConfig};
 pub use session::Session;
 pub use state::State;
 pub use subsystem::{ConfigError, SubsystemConfig};
 pub use target::{
-    Clock, ControllerSnapshot, NamespaceSnapshot, SessionContext, Snapshot, Target, TargetConfig,
+    Clock, ControllerSnapshot, NamespaceSnapshot, RemotePort, SessionContext, Snapshot, Target,
+    TargetConfig,
 };

@@ -106,6 +106,13 @@ impl Namespace {
         NamespaceTotals::sum(shards.iter().map(Arc::as_ref), ticks_per_second)
     }
 
+    /// Waits until every write that began before has ended, on all reactors. Of a namespace that was
+    /// taken away this means that nothing of it reaches the device any more, once that refuses what
+    /// comes later. False where a reactor cannot be reached.
+    pub async fn drained(&self) -> bool {
+        self.fence.raise(drain_on).await.is_ok()
+    }
+
     /// A shard nobody writes to: a used one that its reactor gave back, or a new one.
     fn take_shard(&self) -> Arc<NamespaceShard> {
         let mut shards = lock(&self.shards);

@@ -1,7 +1,7 @@
 //! The target: every subsystem, the discovery subsystem, and the listeners; changed at run time from
 //! any thread, never on the I/O path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -90,6 +90,27 @@ pub struct Target {
 struct Inner {
     subsystems: BTreeMap<String, Arc<Subsystem>>,
     listeners: Vec<SocketAddr>,
+    remote: Arc<Vec<RemotePort>>,
+}
+
+/// A subsystem's port on another node, for the discovery log. Only control knows of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RemotePort {
+    /// NQN of the subsystem.
+    pub nqn: String,
+    /// Where it is served.
+    pub address: SocketAddr,
+    /// Whether any host may connect.
+    pub allow_any_host: bool,
+    /// NQNs of the hosts that may connect, where not every one may.
+    pub hosts: BTreeSet<String>,
+}
+
+impl RemotePort {
+    /// Whether the host may connect.
+    pub fn allows(&self, host_nqn: &str) -> bool {
+        self.allow_any_host || self.hosts.contains(host_nqn)
+    }
 }
 
 impl Target {
@@ -261,6 +282,27 @@ impl Target {
         lock(&self.inner).listeners.clone()
     }
 
+    /// Replaces the ports of other nodes in the discovery log. Hosts for which something changed are
+    /// told; the log's generation moves only where anything did.
+    pub fn set_remote_ports(&self, mut ports: Vec<RemotePort>) {
+        ports.sort_unstable();
+        ports.dedup();
+        let (old, new) = {
+            let mut inner = lock(&self.inner);
+            if *inner.remote == ports {
+                return;
+            }
+            let old = std::mem::replace(&mut inner.remote, Arc::new(ports));
+            (old, Arc::clone(&inner.remote))
+        };
+        self.discovery_changed(|host| !seen_by(&old, host).eq(seen_by(&new, host)));
+    }
+
+    /// The ports of other nodes, by NQN and address.
+    pub fn remote_ports(&self) -> Arc<Vec<RemotePort>> {
+        Arc::clone(&lock(&self.inner).remote)
+    }
+
     /// Generation counter of the discovery log: it moves with every change.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
@@ -347,6 +389,15 @@ impl Target {
         snapshot.refused_connects = self.refusals.count();
         snapshot
     }
+}
+
+/// What a host sees of other nodes' ports.
+pub(crate) fn seen_by<'p>(
+    ports: &'p [RemotePort],
+    host_nqn: &'p str,
+) -> impl Iterator<Item = (&'p str, SocketAddr)> {
+    let seen = ports.iter().filter(move |port| port.allows(host_nqn));
+    seen.map(|port| (port.nqn.as_str(), port.address))
 }
 
 /// Counters of a target at one moment.

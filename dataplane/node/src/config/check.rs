@@ -18,6 +18,7 @@ use super::{
 };
 
 mod control;
+mod device;
 mod subsystem;
 
 const KIB: u64 = 1 << 10;
@@ -110,6 +111,8 @@ impl Checker<'_> {
 
     fn config(&mut self, file: &Path, root: &schema::Root, machine: &Machine) -> Config {
         let tcp = self.tcp(&root.tcp);
+        let mut paths = Vec::new();
+        let subsystems = self.subsystems(&root.subsystem, &mut paths);
         Config {
             file: file.to_owned(),
             node: self.node(&root.node),
@@ -119,7 +122,8 @@ impl Checker<'_> {
             tcp,
             control: self.control(root.control.as_ref(), &root.node),
             listeners: self.listeners(&root.listener, root.control.is_some()),
-            subsystems: self.subsystems(&root.subsystem),
+            devices: self.devices(&root.device, &mut paths),
+            subsystems,
         }
     }
 

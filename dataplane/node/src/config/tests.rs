@@ -319,7 +319,7 @@ fn refuses_sizes_identities_and_keys_that_do_not_fit() {
         (
             "nsid = 1\nbackend = \"null\"\nsize_bytes = 0",
             8,
-            ["0 bytes make no namespace"].as_slice(),
+            ["0 bytes are no size to serve"].as_slice(),
         ),
         (
             "nsid = 1\nbackend = \"null\"\nsize_bytes = 10000",
@@ -386,7 +386,7 @@ fn refuses_what_stands_in_the_file_twice() {
     refused(
         &files,
         9,
-        &["x.img is kept by the namespace on line 5 already"],
+        &["x.img is kept by line 5 already"],
     );
 }
 

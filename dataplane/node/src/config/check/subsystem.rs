@@ -1,6 +1,6 @@
 //! Checks of `[[subsystem]]` and `[[subsystem.namespace]]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use penstock_nvme::nqn::{self, DISCOVERY_NQN};
 use penstock_units::{BlockSize, ByteCount, Nsid};
@@ -21,9 +21,9 @@ impl Checker<'_> {
     pub(super) fn subsystems(
         &mut self,
         given: &[Spanned<schema::Subsystem>],
+        paths: &mut Vec<(PathBuf, usize)>,
     ) -> Vec<SubsystemSettings> {
         let mut subsystems: Vec<SubsystemSettings> = Vec::new();
-        let mut paths: Vec<(PathBuf, usize)> = Vec::new();
         for table in given {
             let Some(subsystem) = self.subsystem(table) else {
                 continue;
@@ -37,34 +37,35 @@ impl Checker<'_> {
                 self.refuse(offset(table), "subsystem.nqn", what, remedy);
             }
             for namespace in &subsystem.namespaces {
-                self.path_once(&mut paths, namespace);
+                let path = namespace.backend.path();
+                self.path_once(paths, "namespace.path", path, namespace.line);
             }
             subsystems.push(subsystem);
         }
         subsystems
     }
 
-    fn path_once(&mut self, paths: &mut Vec<(PathBuf, usize)>, namespace: &NamespaceSettings) {
-        let Some(path) = namespace.backend.path() else {
+    /// Refuses a file or drive that is used twice.
+    pub(super) fn path_once(
+        &mut self,
+        paths: &mut Vec<(PathBuf, usize)>,
+        key: &str,
+        path: Option<&Path>,
+        line: usize,
+    ) {
+        let Some(path) = path else {
             return;
         };
         // The same file under two names is still one file; a file not made yet has no other name.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        if let Some((_, line)) = paths.iter().find(|(known, _)| *known == real) {
-            let what = format!(
-                "{} is kept by the namespace on line {line} already",
-                path.display()
-            );
-            let mut problem = self.source.problem(
-                None,
-                "namespace.path",
-                what,
-                "give every namespace its own file or device".to_owned(),
-            );
-            problem.line = Some(namespace.line);
+        if let Some((_, earlier)) = paths.iter().find(|(known, _)| *known == real) {
+            let what = format!("{} is kept by line {earlier} already", path.display());
+            let remedy = "give every namespace and device its own file or drive".to_owned();
+            let mut problem = self.source.problem(None, key, what, remedy);
+            problem.line = Some(line);
             self.problems.push(problem);
         }
-        paths.push((real, namespace.line));
+        paths.push((real, line));
     }
 
     fn subsystem(&mut self, table: &Spanned<schema::Subsystem>) -> Option<SubsystemSettings> {
@@ -198,7 +199,7 @@ impl Checker<'_> {
             self.refuse(offset(nsid_key), "namespace.nsid", what, remedy);
             return None;
         };
-        let block_size = self.block_size(&given.block_size_bytes);
+        let block_size = self.block_size("namespace.block_size_bytes", &given.block_size_bytes);
         let backend = self.backend(table, block_size)?;
         let own_name = format!("{nqn}/{nsid}");
         Some(NamespaceSettings {
@@ -225,7 +226,7 @@ impl Checker<'_> {
         }
     }
 
-    fn block_size(&mut self, given: &Key<u64>) -> BlockSize {
+    pub(super) fn block_size(&mut self, key: &str, given: &Key<u64>) -> BlockSize {
         let Some(given) = given else {
             return BlockSize::B4096;
         };
@@ -234,12 +235,7 @@ impl Checker<'_> {
             4096 => BlockSize::B4096,
             other => {
                 let what = format!("blocks of {other} bytes are not served");
-                self.refuse(
-                    offset(given),
-                    "namespace.block_size_bytes",
-                    what,
-                    "use 512 or 4096",
-                );
+                self.refuse(offset(given), key, what, "use 512 or 4096");
                 BlockSize::B4096
             }
         }
@@ -265,7 +261,7 @@ impl Checker<'_> {
         }
         self.keys_fit(kind, given);
         let latency_us = self.number("namespace.latency_us", &given.latency_us, 0, 0..=10_000_000);
-        let size_bytes = self.size(&given.size_bytes, block_size);
+        let size_bytes = self.size("namespace.size_bytes", &given.size_bytes, block_size);
         let path = given
             .path
             .as_ref()
@@ -319,12 +315,16 @@ impl Checker<'_> {
         }
     }
 
-    fn size(&mut self, given: &Key<u64>, block_size: BlockSize) -> Option<u64> {
-        let key = "namespace.size_bytes";
+    pub(super) fn size(
+        &mut self,
+        key: &str,
+        given: &Key<u64>,
+        block_size: BlockSize,
+    ) -> Option<u64> {
         let given = given.as_ref()?;
         let value = *given.get_ref();
         if value == 0 || value > SIZE_BYTES_MAX {
-            let what = format!("{value} bytes make no namespace");
+            let what = format!("{value} bytes are no size to serve");
             let remedy = format!("give a size from {block_size} to {SIZE_BYTES_MAX} bytes");
             self.refuse(offset(given), key, what, remedy);
         } else if block_size.blocks_in(ByteCount(value)).is_none() {
