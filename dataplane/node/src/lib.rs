@@ -6,11 +6,13 @@
 //!   over to a changed file; [`run`] is the daemon around both.
 //! - [`reactors`] is what lives on each reactor's thread. A listener accepts on one reactor and hands
 //!   each socket to the reactor with the fewest connections, where it stays for life.
+//! - [`agent`] does what control wants and remembers it, with or without control.
 //! - [`managed`] is what control has on the node beside the file: devices, volumes, what is served.
 //! - [`gate`] lets the node finish what it has begun before it goes.
 //! - [`metrics`] and [`notify`] tell others how it goes, from ordinary threads.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod config;
 pub mod device;
 pub mod gate;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,8 +15,9 @@ use penstock_subsystem::{
 };
 use penstock_units::Nsid;
 
+use crate::agent::Gauges;
 use crate::config::{
-    Config, CongestionControl, NamespaceSettings, Placed, Problem, Problems, SubsystemSettings,
+    BackendSettings, Config, CongestionControl, NamespaceSettings, Placed, Problem, Problems, SubsystemSettings,
 };
 use crate::device::Device;
 use crate::managed::Managed;
@@ -60,6 +61,8 @@ pub struct Node {
     pub(crate) listeners_made: usize,
     /// What control has here.
     pub(crate) managed: Managed,
+    /// How the agent is doing.
+    pub(crate) agent: Arc<Gauges>,
     serving: Option<Serving>,
     closing: Arc<AtomicBool>,
     busy: Arc<Busy>,
@@ -82,13 +85,28 @@ impl Node {
     /// Everything that is refused, with its line in the file and the remedy; nothing that was
     /// started or made on the way remains.
     pub fn start(config: Config) -> Result<Node, Problems> {
+        Node::start_restored(config, |_| {})
+    }
+
+    /// Starts what `config` describes, and has `restore` add to it before the first host is let in.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_restored(
+        config: Config,
+        restore: impl FnOnce(&mut Node),
+    ) -> Result<Node, Problems> {
         penstock_reactor::check_kernel().map_err(|error| whole(&config, &error.to_string()))?;
         let opened = open(&config)?;
         let created = opened.created.clone();
-        Node::start_opened(config, opened).inspect_err(|_| remove(&created))
+        Node::start_opened(config, opened, restore).inspect_err(|_| remove(&created))
     }
 
-    fn start_opened(config: Config, opened: Opened) -> Result<Node, Problems> {
+    fn start_opened(
+        config: Config,
+        opened: Opened,
+        restore: impl FnOnce(&mut Node),
+    ) -> Result<Node, Problems> {
         let target = Target::new(target_config(&config));
         for subsystem in &config.subsystems {
             add_subsystem(&target, &config, subsystem, &opened.devices)?;
@@ -103,10 +121,12 @@ impl Node {
             listening: Vec::new(),
             listeners_made: 0,
             managed: opened.managed,
+            agent: Arc::default(),
             serving: None,
             closing: Arc::default(),
             busy: Arc::default(),
         };
+        restore(&mut node);
         for (listening, listener) in opened.listeners {
             node.listen(listening, listener);
         }
@@ -128,6 +148,7 @@ impl Node {
             node: self.config.node.name.clone(),
             closing: Arc::clone(&self.closing),
             busy: Arc::clone(&self.busy),
+            agent: Arc::clone(&self.agent),
         };
         let serving = endpoint.serve(Arc::new(pages))?;
         tracing::info!(address = %serving.address(), "metrics are served");
@@ -301,7 +322,7 @@ fn open(config: &Config) -> Result<Opened, Problems> {
         devices: BTreeMap::new(),
         listeners: Vec::new(),
         endpoint: None,
-        managed: Managed::open(config),
+        managed: Managed::default(),
         created: Vec::new(),
     };
     for subsystem in &config.subsystems {
@@ -309,7 +330,7 @@ fn open(config: &Config) -> Result<Opened, Problems> {
             let new = namespace.backend.path().filter(|path| !path.exists());
             match open_device(config, &subsystem.nqn, namespace) {
                 Ok(device) => {
-                    opened.created.extend(new.map(std::path::Path::to_owned));
+                    opened.created.extend(new.map(Path::to_owned));
                     opened
                         .devices
                         .insert((subsystem.nqn.clone(), namespace.nsid), device);
@@ -318,6 +339,11 @@ fn open(config: &Config) -> Result<Opened, Problems> {
             }
         }
     }
+    let of_devices = config.devices.iter().map(|device| &device.backend);
+    let missing = of_devices.filter_map(BackendSettings::path);
+    let missing: Vec<PathBuf> = missing.filter(|p| !p.exists()).map(Path::to_owned).collect();
+    opened.managed = Managed::open(config);
+    opened.created.extend(missing.into_iter().filter(|path| path.exists()));
     for address in &config.listeners {
         match bind(config, address) {
             Ok(listener) => opened.listeners.push(listener),

@@ -43,6 +43,11 @@ impl Notifier {
         self.send(&format!("READY=1\nSTATUS={status}\n"));
     }
 
+    /// How the node is, in a line for people; it is ready and stays so.
+    pub fn status(&self, status: &str) {
+        self.send(&format!("STATUS={status}\n"));
+    }
+
     /// The node reads its configuration anew; [`Notifier::ready`] must follow.
     pub fn reloading(&self) {
         let now = monotonic_usec();

@@ -1,11 +1,12 @@
 //! The daemon: one configuration file, one node, signals.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::agent;
 use crate::config::Config;
 use crate::logging::{self, LogControl};
 use crate::node::Node;
@@ -25,20 +26,34 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
     let log = logging::start(&config.log)?;
     raise_descriptor_limit();
     // Signals that arrive while the node starts wait in the queue.
-    let requests = signals::listen().context("cannot take signals")?;
+    let (sender, requests) = mpsc::channel();
+    signals::listen(sender.clone()).context("cannot take signals")?;
     let notifier = Notifier::from_environment();
-    let node = Node::start(config)?;
+    let mut remembered = agent::remember(&config)?;
+    let node = Node::start_restored(config, |node| {
+        if let Some(remembered) = &mut remembered {
+            remembered.restore(node);
+        }
+    })?;
     let mut daemon = Daemon {
         file: file.to_owned(),
         log,
         notifier,
         node,
+        told: None,
     };
     daemon.warn_of_oddities();
-    daemon.notifier.ready(&daemon.status());
+    daemon.tell_ready();
     tracing::info!(node = daemon.node.config().node.name, "ready");
+    let agent = remembered.map(|remembered| remembered.start(&daemon.node, sender));
+    let agent = agent.transpose().context("cannot start the agent")?;
     let outcome = daemon.attend(&requests);
     daemon.notifier.stopping();
+    // Nobody answers the agent any more.
+    drop(requests);
+    if let Some(agent) = agent {
+        agent.stop();
+    }
     daemon.node.stop();
     outcome
 }
@@ -48,26 +63,44 @@ struct Daemon {
     log: LogControl,
     notifier: Notifier,
     node: Node,
+    /// What the service manager was told of the agent.
+    told: Option<String>,
 }
 
 impl Daemon {
     /// Looks after the node until it is to stop.
     fn attend(&mut self, requests: &Receiver<Request>) -> anyhow::Result<()> {
+        let mut tick = Instant::now();
         loop {
-            match requests.recv_timeout(TICK) {
+            let left = tick.saturating_duration_since(Instant::now());
+            match requests.recv_timeout(left) {
                 Ok(Request::Stop) => {
                     tracing::info!("stopping: finishing the commands in flight");
                     return Ok(());
                 }
                 Ok(Request::Reload) => self.reload(),
+                Ok(Request::Node(job)) => job(&mut self.node),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("signals are no longer taken"),
             }
+            if Instant::now() < tick {
+                continue;
+            }
+            tick = Instant::now() + TICK;
             if let Err(dead) = self.node.tick() {
                 bail!("reactors {dead:?} ended by themselves; the log before this says why");
             }
             self.notifier.alive();
+            if self.node.agent.status() != self.told {
+                self.told = self.node.agent.status();
+                self.notifier.status(&self.status());
+            }
         }
+    }
+
+    fn tell_ready(&mut self) {
+        self.told = self.node.agent.status();
+        self.notifier.ready(&self.status());
     }
 
     fn reload(&mut self) {
@@ -105,17 +138,22 @@ impl Daemon {
                 tracing::error!("not reloaded: the node serves as before");
             }
         }
-        self.notifier.ready(&self.status());
+        self.tell_ready();
     }
 
     fn status(&self) -> String {
         let config = self.node.config();
         let namespaces: usize = config.subsystems.iter().map(|s| s.namespaces.len()).sum();
-        format!(
+        let mut text = format!(
             "serving {} subsystem(s), {namespaces} namespace(s) on {} listener(s)",
             config.subsystems.len(),
             self.node.listening().len()
-        )
+        );
+        if let Some(control) = &self.told {
+            text.push_str("; ");
+            text.push_str(control);
+        }
+        text
     }
 
     /// What is allowed, but hardly meant.

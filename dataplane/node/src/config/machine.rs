@@ -54,7 +54,7 @@ fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 }
 
 /// Reads the kernel's list form: `0-3,8,10-11`.
-fn core_list(text: &str) -> BTreeSet<usize> {
+pub(crate) fn core_list(text: &str) -> BTreeSet<usize> {
     let mut cores = BTreeSet::new();
     for part in text.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 pub use control::{ControlEndpoint, ControlSettings, TlsFiles};
 pub use machine::Machine;
+pub(crate) use machine::core_list;
 pub use problem::{Problem, Problems};
 
 /// A checked configuration.

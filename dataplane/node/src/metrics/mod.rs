@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use penstock_subsystem::Target;
 
+use crate::agent::Gauges;
 use crate::reactors::Fleet;
+
+pub(crate) use text::Families;
 
 /// How long a reactor may take to answer before it counts as stalled.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,6 +34,8 @@ pub struct NodePages {
     pub closing: Arc<AtomicBool>,
     /// How busy the reactors are.
     pub busy: Arc<Busy>,
+    /// How the agent is doing.
+    pub agent: Arc<Gauges>,
 }
 
 impl http::Pages for NodePages {

@@ -45,6 +45,7 @@ pub(super) fn page(pages: &NodePages, reports: &[Option<Report>]) -> String {
             of_traffic(&mut families, reactor, &report.traffic);
         }
     }
+    pages.agent.write(&mut families);
     families.text()
 }
 
