@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+pub mod embedded;
 mod mvcc;
 pub mod sim;
 

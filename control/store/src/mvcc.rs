@@ -24,10 +24,10 @@ struct Version {
 
 /// A lease.
 #[derive(Clone, Debug)]
-pub(crate) struct Lease {
-    pub(crate) time_to_live: Duration,
+struct Lease {
+    time_to_live: Duration,
     /// When it ends.
-    pub(crate) deadline: Duration,
+    deadline: Duration,
     keys: BTreeSet<String>,
 }
 
@@ -44,23 +44,74 @@ pub(crate) struct Mvcc {
     /// The keys that each revision changed, in their order.
     log: BTreeMap<Revision, Vec<String>>,
     leases: BTreeMap<LeaseId, Lease>,
+    /// The leases in the order of their ends.
+    deadlines: BTreeSet<(Duration, LeaseId)>,
+}
+
+/// One key's change as it is saved: the key, and what it was before.
+pub(crate) type SavedChange = (String, Option<Entry>);
+
+/// What a store's file holds, to make an [`Mvcc`] of.
+pub(crate) struct Saved {
+    pub(crate) revision: Revision,
+    pub(crate) oldest: Revision,
+    pub(crate) entries: Vec<Entry>,
+    /// The keys each revision changed, with what they were before; newest first.
+    pub(crate) log: Vec<(Revision, Vec<SavedChange>)>,
+    pub(crate) leases: Vec<(LeaseId, Duration)>,
 }
 
 impl Mvcc {
     /// Nothing written yet.
     pub(crate) fn new() -> Self {
-        Self::at(FIRST_REVISION, FIRST_REVISION)
-    }
-
-    /// No keys yet, but at this revision, with history from `oldest` on.
-    pub(crate) fn at(revision: Revision, oldest: Revision) -> Self {
         Self {
-            revision,
-            oldest,
+            revision: FIRST_REVISION,
+            oldest: FIRST_REVISION,
             keys: BTreeMap::new(),
             log: BTreeMap::new(),
             leases: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
         }
+    }
+
+    /// As it was when it was saved. Leases get their full time from `now`.
+    pub(crate) fn restore(saved: Saved, now: Duration) -> Self {
+        let mut mvcc = Self::new();
+        mvcc.revision = saved.revision;
+        mvcc.oldest = saved.oldest;
+        for (id, time_to_live) in saved.leases {
+            mvcc.grant(id, time_to_live, now);
+        }
+        let mut after = BTreeMap::new();
+        for entry in saved.entries {
+            if let Some(lease) = entry.lease.and_then(|id| mvcc.leases.get_mut(&id)) {
+                lease.keys.insert(entry.key.clone());
+            }
+            after.insert(entry.key.clone(), Arc::new(entry));
+        }
+        for (revision, changes) in saved.log {
+            let mut keys = Vec::new();
+            for (key, before) in changes {
+                let entry = match before {
+                    Some(before) => after.insert(key.clone(), Arc::new(before)),
+                    None => after.remove(&key),
+                };
+                let versions = mvcc.keys.entry(key.clone()).or_default();
+                versions.push(Version { revision, entry });
+                keys.push(key);
+            }
+            mvcc.log.insert(revision, keys);
+        }
+        for (key, entry) in after {
+            mvcc.keys.entry(key).or_default().push(Version {
+                revision: entry.mod_revision,
+                entry: Some(entry),
+            });
+        }
+        for versions in mvcc.keys.values_mut() {
+            versions.reverse();
+        }
+        mvcc
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -310,29 +361,29 @@ impl Mvcc {
             deadline,
             keys: BTreeSet::new(),
         });
+        self.deadlines.remove(&(lease.deadline, id));
         lease.time_to_live = time_to_live;
         lease.deadline = deadline;
+        self.deadlines.insert((deadline, id));
     }
 
     pub(crate) fn keep_alive(&mut self, id: LeaseId, now: Duration) -> Result<(), StoreError> {
-        let lease = self.leases.get_mut(&id).ok_or(StoreError::LeaseExpired)?;
-        lease.deadline = now.saturating_add(lease.time_to_live);
+        let lease = self.leases.get(&id).ok_or(StoreError::LeaseExpired)?;
+        self.grant(id, lease.time_to_live, now);
         Ok(())
     }
 
     /// Ends a lease: its keys go in one revision.
     pub(crate) fn revoke(&mut self, id: LeaseId) -> Result<(), StoreError> {
         let lease = self.leases.remove(&id).ok_or(StoreError::LeaseExpired)?;
+        self.deadlines.remove(&(lease.deadline, id));
         self.record(lease.keys.into_iter().map(|key| (key, None)).collect());
         Ok(())
     }
 
     /// When the next lease ends, and which.
     pub(crate) fn next_expiry(&self) -> Option<(Duration, LeaseId)> {
-        self.leases
-            .iter()
-            .map(|(id, lease)| (lease.deadline, *id))
-            .min()
+        self.deadlines.first().copied()
     }
 
     /// Ends the leases whose time is over, in the order of their ends. Tells which.
@@ -349,9 +400,9 @@ impl Mvcc {
 
     /// Gives every lease its full time from now: while nobody could renew them, none ends.
     pub(crate) fn renew_all(&mut self, now: Duration) {
-        for lease in self.leases.values_mut() {
-            let full = now.saturating_add(lease.time_to_live);
-            lease.deadline = lease.deadline.max(full);
+        let all: Vec<LeaseId> = self.leases.keys().copied().collect();
+        for id in all {
+            let _ = self.keep_alive(id, now);
         }
     }
 }
