@@ -8,7 +8,8 @@ use penstock_hwtests::bench::TARGET_VARIABLE;
 use penstock_hwtests::cache;
 use penstock_hwtests::etcd::Programs;
 use penstock_hwtests::lab::Lab;
-use penstock_hwtests::runner::{self, Report, Verdict};
+use penstock_hwtests::outage;
+use penstock_hwtests::runner::{self, Report, Totals, Verdict};
 use penstock_hwtests::scenarios::{ALL, Scenario};
 use penstock_hwtests::{error::LabError, guest};
 use std::io::Write;
@@ -44,6 +45,14 @@ enum Command {
     },
     /// Boots a guest with this terminal as its console.
     Shell,
+    /// Breaks the control plane under verified I/O.
+    Outage {
+        /// Names of cases; all of them where none is given. `list` shows them.
+        cases: Vec<String>,
+        /// Where the logs go; default: `logs` in the cache.
+        #[arg(long)]
+        logs_dir: Option<PathBuf>,
+    },
     /// Fetches etcd and prints where its server and its command line lie, a line each.
     Etcd,
 }
@@ -75,6 +84,9 @@ fn act(command: Command) -> Result<bool> {
             for scenario in ALL {
                 say(&format!("{:<18} {}", scenario.name, scenario.about));
             }
+            for case in outage::ALL {
+                say(&format!("outage {:<11} {}", case.name, case.about));
+            }
             Ok(true)
         }
         Command::Prepare => Ok(prepare().map(|_| true)?),
@@ -84,6 +96,7 @@ fn act(command: Command) -> Result<bool> {
             guest::shell(&prepare()?)?;
             Ok(true)
         }
+        Command::Outage { cases, logs_dir } => outages(&cases, logs_dir),
         Command::Etcd => {
             let programs = Programs::find(&|step| tell_step(step))?;
             say(&programs.etcd.display().to_string());
@@ -117,10 +130,7 @@ fn run(scenarios: &[Scenario], options: &Options) -> Result<bool> {
         }
         Err(err) => return Err(err.into()),
     };
-    let logs = match &options.logs_dir {
-        Some(dir) => dir.clone(),
-        None => cache::place_of_logs().context("no place for the logs; give --logs-dir")?,
-    };
+    let logs = place_of_logs(options.logs_dir.clone())?;
     if options.guests == 0 {
         bail!("--guests must be at least 1");
     }
@@ -128,6 +138,34 @@ fn run(scenarios: &[Scenario], options: &Options) -> Result<bool> {
     let shared = std::env::var_os(TARGET_VARIABLE).is_some();
     let guests = if shared { 1 } else { options.guests };
     let totals = runner::run(&lab, scenarios, guests, &logs, &tell)?;
+    say(&totals.to_string());
+    Ok(totals.failed == 0)
+}
+
+fn place_of_logs(named: Option<PathBuf>) -> Result<PathBuf> {
+    named
+        .or_else(cache::place_of_logs)
+        .context("no place for the logs; give --logs-dir")
+}
+
+/// One after the other: they measure.
+fn outages(names: &[String], logs: Option<PathBuf>) -> Result<bool> {
+    let logs = place_of_logs(logs)?;
+    std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    if let Some(name) = names
+        .iter()
+        .find(|name| outage::ALL.iter().all(|case| case.name != **name))
+    {
+        bail!("no outage is called `{name}`; see `list`");
+    }
+    let mut totals = Totals::default();
+    for case in outage::ALL {
+        if names.is_empty() || names.iter().any(|name| name == case.name) {
+            let report = outage::run(case, &logs, &say);
+            totals.add(&report.verdict);
+            tell(&report);
+        }
+    }
     say(&totals.to_string());
     Ok(totals.failed == 0)
 }

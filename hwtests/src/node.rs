@@ -1,11 +1,11 @@
 //! The system under test: a `penstock-node` of this test's own, on free ports, with its own files.
 
 use crate::error::{IoContext, LabError, Result, check};
+use crate::http;
 use crate::process::{self, Owned};
 use crate::transcript::{Source, Transcript};
 use std::fmt::Write as _;
-use std::io::{Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -114,11 +114,11 @@ impl Node {
     /// The program is not built, or it is not ready in time.
     pub fn start(dir: &Path, subsystems: &[Subsystem], log: &Transcript) -> Result<Self> {
         let mut node = Self {
-            program: program()?,
+            program: process::beside(PROGRAM, NODE_VARIABLE, "penstock-node")?,
             dir: dir.to_owned(),
-            port: free_port()?,
+            port: process::free_port()?,
             ipv6: TcpListener::bind(("::1", 0)).is_ok(),
-            metrics_port: free_port()?,
+            metrics_port: process::free_port()?,
             log: log.clone(),
             process: None,
         };
@@ -178,17 +178,7 @@ impl Node {
     /// What the node's own endpoint says. That its port accepts a connection proves nothing: the
     /// kernel keeps a killed node's listeners for a moment.
     fn is_ready(&self) -> bool {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.metrics_port));
-        let ask = || -> std::io::Result<String> {
-            let limit = Duration::from_secs(1);
-            let mut stream = TcpStream::connect_timeout(&address, limit)?;
-            stream.set_read_timeout(Some(limit))?;
-            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        http::is_ready(self.metrics_port)
     }
 
     /// SIGKILL: the node gets no chance to finish anything.
@@ -320,35 +310,6 @@ impl Node {
 
 fn not_running() -> LabError {
     LabError::Gone("the node is not running".into())
-}
-
-/// The node's program: named, or beside the lab's own.
-fn program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os(NODE_VARIABLE).filter(|path| !path.is_empty()) {
-        let path = PathBuf::from(path);
-        return path.is_file().then_some(path.clone()).ok_or_else(|| {
-            LabError::Setup(format!(
-                "{NODE_VARIABLE} names {}, which is no file",
-                path.display()
-            ))
-        });
-    }
-    let own = std::env::current_exe().doing(|| "find the lab's own program".into())?;
-    let beside = own.with_file_name(PROGRAM);
-    if beside.is_file() {
-        return Ok(beside);
-    }
-    Err(LabError::Setup(format!(
-        "no {PROGRAM} at {}: build it with `cargo build -p penstock-node`, or name one with \
-         {NODE_VARIABLE}",
-        beside.display()
-    )))
-}
-
-fn free_port() -> Result<u16> {
-    let socket = TcpListener::bind(("127.0.0.1", 0)).doing(|| "find a free port".into())?;
-    let address = socket.local_addr().doing(|| "find a free port".into())?;
-    Ok(address.port())
 }
 
 #[cfg(test)]

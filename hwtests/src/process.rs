@@ -2,6 +2,8 @@
 
 use crate::error::{IoContext, LabError, Result, tail};
 use std::io::Read;
+use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -164,6 +166,51 @@ fn shown(command: &Command) -> String {
         line.push_str(&arg.to_string_lossy());
     }
     line
+}
+
+/// A program of ours: named by `variable`, or beside the lab's own; `package` is what builds it.
+///
+/// # Errors
+/// [`LabError::Setup`] where it is not there.
+pub fn beside(program: &str, variable: &str, package: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        return path.is_file().then_some(path.clone()).ok_or_else(|| {
+            LabError::Setup(format!(
+                "{variable} names {}, which is no file",
+                path.display()
+            ))
+        });
+    }
+    let own = std::env::current_exe().doing(|| "find the lab's own program".into())?;
+    let beside = own.with_file_name(program);
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    Err(LabError::Setup(format!(
+        "no {program} at {}: build it with `cargo build -p {package}`, or name one with {variable}",
+        beside.display()
+    )))
+}
+
+/// A TCP port of 127.0.0.1 that was free a moment ago.
+///
+/// # Errors
+/// None is free.
+pub fn free_port() -> Result<u16> {
+    let socket = TcpListener::bind(("127.0.0.1", 0)).doing(|| "find a free port".into())?;
+    let address = socket.local_addr().doing(|| "find a free port".into())?;
+    Ok(address.port())
+}
+
+/// Sends a signal, by its name without `SIG`.
+///
+/// # Errors
+/// There is no such process.
+pub fn signal(id: u32, name: &str) -> Result<()> {
+    let mut command = Command::new("kill");
+    command.args([&format!("-{name}"), &id.to_string()]);
+    run(&mut command, Duration::from_secs(5)).map(drop)
 }
 
 #[cfg(test)]

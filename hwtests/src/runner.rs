@@ -47,7 +47,8 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, verdict: &Verdict) {
+    /// Counts one more.
+    pub fn add(&mut self, verdict: &Verdict) {
         match verdict {
             Verdict::Passed => self.passed += 1,
             Verdict::Failed(_) => self.failed += 1,

@@ -18,6 +18,12 @@ pub enum Source {
     Qemu,
     /// The node under test.
     Node,
+    /// The control plane.
+    Control,
+    /// Its store.
+    Etcd,
+    /// What makes the I/O.
+    Client,
 }
 
 impl Source {
@@ -27,6 +33,9 @@ impl Source {
             Self::Guest => "guest",
             Self::Qemu => "qemu ",
             Self::Node => "node ",
+            Self::Control => "cntrl",
+            Self::Etcd => "etcd ",
+            Self::Client => "clnt ",
         }
     }
 }

@@ -47,7 +47,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("penstock-plan", &["units", "api"]),
     ("penstock-control", &["units", "api", "store", "plan"]),
     ("penstock-cli", &["units", "api"]),
-    ("penstock-hwtests", &[]),
+    ("penstock-hwtests", &["api"]),
     ("penstock-perf", &["api"]),
     ("penstock-xtask", &[]),
 ];
