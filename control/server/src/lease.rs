@@ -46,3 +46,44 @@ pub async fn give_up(store: &Arc<dyn Store>, lease: LeaseId) {
         tracing::debug!(%error, "a lease could not be ended; it ends by itself");
     }
 }
+
+/// A lease that many keys of a kind share: each goes some time after it was written, not long after
+/// that time. Nobody renews it; a new one is made now and then.
+#[derive(Debug)]
+pub struct Shared {
+    time_to_live: Duration,
+    current: tokio::sync::Mutex<Option<(LeaseId, Instant)>>,
+}
+
+impl Shared {
+    /// Leases for keys that are to stay for `time_to_live`.
+    pub fn new(time_to_live: Duration) -> Shared {
+        Shared {
+            time_to_live,
+            current: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// A lease that has at least the time to live left.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn get(&self, store: &Arc<dyn Store>) -> Result<LeaseId, StoreError> {
+        let span = self.time_to_live / 24;
+        let mut current = self.current.lock().await;
+        if let Some((lease, until)) = *current
+            && Instant::now() < until
+        {
+            return Ok(lease);
+        }
+        let until = Instant::now() + span;
+        let lease = store.grant(self.time_to_live + span).await?;
+        *current = Some((lease, until));
+        Ok(lease)
+    }
+
+    /// The store did not know the lease (it may be another store than before): make a new one.
+    pub async fn forget(&self) {
+        *self.current.lock().await = None;
+    }
+}

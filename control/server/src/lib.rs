@@ -7,6 +7,8 @@
 
 pub mod config;
 pub mod election;
+pub mod ending;
+pub mod engine;
 pub mod env;
 pub mod fault;
 pub mod keys;
