@@ -16,6 +16,8 @@ mod gather;
 mod geometry;
 mod split;
 mod stripe;
+#[cfg(test)]
+mod testing;
 mod ticket;
 
 use std::rc::Rc;
