@@ -6,6 +6,7 @@ use crate::lab::Lab;
 use crate::node::{Namespace, Node, Subsystem};
 use crate::transcript::{Source, Transcript};
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -38,7 +39,7 @@ pub struct Bench {
     pub guest: Guest,
     target: Target,
     log: Transcript,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 enum Target {
@@ -73,7 +74,7 @@ impl Bench {
             guest: Guest::boot(lab, log)?,
             target,
             log: log.clone(),
-            _dir: dir,
+            dir,
         })
     }
 
@@ -121,6 +122,18 @@ impl Bench {
         let (node, subsystem) = self.own()?;
         change(subsystem);
         node.reconfigure(std::slice::from_ref(subsystem))
+    }
+
+    /// The test's log.
+    #[must_use]
+    pub fn log(&self) -> &Transcript {
+        &self.log
+    }
+
+    /// A folder for the test's files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Writes a step into the log.

@@ -43,6 +43,7 @@ pub mod lab;
 pub mod node;
 pub mod outage;
 pub mod process;
+pub mod python;
 pub mod root;
 pub mod runner;
 pub mod scenarios;

@@ -9,6 +9,7 @@ mod events;
 mod files;
 mod identify;
 mod lab;
+mod orchestrator;
 
 use crate::bench::Bench;
 use crate::error::Result;
@@ -115,6 +116,12 @@ pub const ALL: &[Scenario] = &[
         about: "kill -9 of the node amid verified writes; the host comes back and data verifies",
         namespaces: &[Namespace::file(1, 64, 512), Namespace::file(2, 64, 4096)],
         steps: crash::steps,
+    },
+    Scenario {
+        name: "orchestrator",
+        about: "a Python client of the control API makes a volume, the host writes to it",
+        namespaces: &[],
+        steps: orchestrator::steps,
     },
 ];
 
