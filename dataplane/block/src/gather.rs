@@ -1,8 +1,8 @@
 //! One ticket for several requests: what a layer gives back that splits.
 //!
 //! The parts are polled by whoever polls the ticket; no task and no callback stands between. What a
-//! gathering needs is kept for the next one of the thread, so that splitting allocates nothing once
-//! it has been as wide before.
+//! gathering needs is kept for later ones of the thread, so that splitting allocates nothing once all
+//! of them have been as wide before.
 
 use std::cell::RefCell;
 use std::pin::Pin;

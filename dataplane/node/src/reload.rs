@@ -82,7 +82,11 @@ impl Node {
             );
         }
         problems.extend(self.above_limit(new));
+        problems.extend(self.of_control(new));
         for address in &new.listeners {
+            if self.managed.has_listener(address.value) {
+                continue;
+            }
             if self
                 .listening
                 .iter()
@@ -95,6 +99,28 @@ impl Node {
                 Err(problem) => problems.push(problem),
             }
         }
+    }
+
+    /// What control has here already under the same name or address.
+    fn of_control(&self, new: &Config) -> Vec<Problem> {
+        let remedy = "remove it from the file, or from control (`penstock` tells)";
+        let subsystems = new
+            .subsystems
+            .iter()
+            .filter(|wanted| self.managed.has_subsystem(&wanted.nqn))
+            .map(|wanted| {
+                let what = format!("{} is served for control already", wanted.nqn);
+                new.problem(wanted.line, "subsystem.nqn", what, remedy)
+            });
+        let listeners = new
+            .listeners
+            .iter()
+            .filter(|wanted| self.managed.has_listener(wanted.value))
+            .map(|wanted| {
+                let what = format!("{} is a listener of control already", wanted.value);
+                new.problem(wanted.line, "listener.address", what, remedy)
+            });
+        subsystems.chain(listeners).collect()
     }
 
     /// Namespaces above a limit that a restart would raise.
@@ -290,6 +316,7 @@ impl Node {
         differs(old.tcp != new.tcp, "[tcp]");
         differs(old.metrics_listen != new.metrics_listen, "[metrics] listen");
         differs(old.control != new.control, "[control]");
+        differs(old.devices != new.devices, "[[device]]");
         differs(old.log.json != new.log.json, "[log] format");
         for subsystem in &new.subsystems {
             let Some(known) = subsystem_of(old, &subsystem.nqn) else {
@@ -318,6 +345,7 @@ impl Node {
             tcp: old.tcp,
             metrics_listen: old.metrics_listen,
             control: old.control,
+            devices: old.devices,
             ..new
         };
         config.log.json = old.log.json;

@@ -5,12 +5,20 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use penstock_units::ByteCount;
+use penstock_units::{BlockSize, ByteCount};
 
-use super::{BackendSettings, Config, NamespaceSettings, Problem, Problems};
+use super::{BackendSettings, Config, Problem, Problems};
+
+/// Where blocks are kept, by which table of the file.
+struct Place<'c> {
+    key: &'static str,
+    line: usize,
+    backend: &'c BackendSettings,
+    block_size: BlockSize,
+}
 
 impl Config {
-    /// Checks that the files and devices of namespaces are there, of the right kind and large
+    /// Checks that the files and drives of devices and namespaces are there, of the right kind and large
     /// enough. Whether another process has locked them only starting can tell.
     ///
     /// # Errors
@@ -20,8 +28,21 @@ impl Config {
             .subsystems
             .iter()
             .flat_map(|subsystem| &subsystem.namespaces);
-        let problems: Vec<Problem> = namespaces
-            .filter_map(|namespace| self.file_problem(namespace))
+        let of_namespaces = namespaces.map(|namespace| Place {
+            key: "namespace.path",
+            line: namespace.line,
+            backend: &namespace.backend,
+            block_size: namespace.block_size,
+        });
+        let of_devices = self.devices.iter().map(|device| Place {
+            key: "device.path",
+            line: device.line,
+            backend: &device.backend,
+            block_size: device.block_size,
+        });
+        let problems: Vec<Problem> = of_devices
+            .chain(of_namespaces)
+            .filter_map(|place| self.file_problem(&place))
             .collect();
         if problems.is_empty() {
             Ok(())
@@ -30,13 +51,12 @@ impl Config {
         }
     }
 
-    fn file_problem(&self, namespace: &NamespaceSettings) -> Option<Problem> {
-        let refuse = |what: String, remedy: &str| {
-            Some(self.problem(namespace.line, "namespace.path", what, remedy))
-        };
-        let path = namespace.backend.path()?;
+    fn file_problem(&self, place: &Place<'_>) -> Option<Problem> {
+        let refuse =
+            |what: String, remedy: &str| Some(self.problem(place.line, place.key, what, remedy));
+        let path = place.backend.path()?;
         let shown = path.display();
-        match (&namespace.backend, fs::metadata(path)) {
+        match (place.backend, fs::metadata(path)) {
             (BackendSettings::Block { .. }, Ok(found)) if !found.file_type().is_block_device() => {
                 refuse(
                     format!("{shown} is no block device"),
@@ -48,7 +68,7 @@ impl Config {
                 "correct path or backend",
             ),
             (BackendSettings::File { size_bytes, .. }, Ok(found)) => {
-                let (what, remedy) = size_defect(namespace, *size_bytes, &found)?;
+                let (what, remedy) = size_defect(place.block_size, *size_bytes, &found)?;
                 refuse(format!("{shown}: {what}"), &remedy)
             }
             (
@@ -91,11 +111,11 @@ impl Config {
 }
 
 fn size_defect(
-    namespace: &NamespaceSettings,
+    block: BlockSize,
     wanted: Option<u64>,
     found: &Metadata,
 ) -> Option<(String, String)> {
-    let (has, block) = (found.len(), namespace.block_size);
+    let has = found.len();
     match wanted {
         Some(wanted) if wanted > has => Some((
             format!("has {has} bytes, size_bytes asks for {wanted}"),

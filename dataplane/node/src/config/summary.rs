@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use penstock_units::BlockSize;
+
 use super::{BackendSettings, Config, NamespaceSettings};
 
 impl fmt::Display for Config {
@@ -41,6 +43,11 @@ impl fmt::Display for Config {
                 control.state_directory.display()
             )?;
         }
+        for device in &self.devices {
+            write!(f, "  device {}: ", device.name)?;
+            place(f, &device.backend, device.block_size)?;
+            writeln!(f)?;
+        }
         for subsystem in &self.subsystems {
             let hosts = match (subsystem.allow_any_host, subsystem.hosts.len()) {
                 (true, _) => "any host".to_owned(),
@@ -58,23 +65,24 @@ impl fmt::Display for Config {
 
 impl fmt::Display for NamespaceSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.nsid, self.backend.word())?;
-        if let Some(path) = self.backend.path() {
-            write!(f, " {}", path.display())?;
-        }
-        match &self.backend {
-            BackendSettings::Memory { size_bytes }
-            | BackendSettings::Null { size_bytes, .. }
-            | BackendSettings::File {
-                size_bytes: Some(size_bytes),
-                ..
-            } => {
-                write!(f, ", {size_bytes} bytes")?;
-            }
-            BackendSettings::File { .. } | BackendSettings::Block { .. } => {
-                write!(f, ", whole size")?;
-            }
-        }
-        write!(f, ", blocks of {} bytes", self.block_size)
+        write!(f, "{}: ", self.nsid)?;
+        place(f, &self.backend, self.block_size)
     }
+}
+
+/// Where blocks are kept, how many bytes of them, and how large they are.
+fn place(
+    f: &mut fmt::Formatter<'_>,
+    backend: &BackendSettings,
+    block_size: BlockSize,
+) -> fmt::Result {
+    write!(f, "{}", backend.word())?;
+    if let Some(path) = backend.path() {
+        write!(f, " {}", path.display())?;
+    }
+    match backend.size_bytes() {
+        Some(size_bytes) => write!(f, ", {size_bytes} bytes")?,
+        None => write!(f, ", whole size")?,
+    }
+    write!(f, ", blocks of {block_size} bytes")
 }

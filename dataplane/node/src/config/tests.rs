@@ -383,11 +383,7 @@ fn refuses_what_stands_in_the_file_twice() {
         format!("[[subsystem.namespace]]\nnsid = {nsid}\nbackend = \"file\"\npath = \"x.img\"\n")
     };
     let files = format!("{LISTENER}{SUBSYSTEM}{}{}", file(1), file(2));
-    refused(
-        &files,
-        9,
-        &["x.img is kept by line 5 already"],
-    );
+    refused(&files, 9, &["x.img is kept by line 5 already"]);
 }
 
 #[test]
@@ -454,6 +450,126 @@ fn the_summary_names_what_will_run() {
     }
 }
 
+const DEVICE: &str = "[[device]]\n";
+
+#[test]
+fn devices_are_files_drives_and_memory() {
+    let config = parse(&format!(
+        "{LISTENER}{DEVICE}name = \"d0\"\nbackend = \"file\"\npath = \"/x/d0\"\nsize_bytes = 1048576\n\
+         {DEVICE}name = \"d1\"\nbackend = \"block\"\npath = \"/dev/none\"\nblock_size_bytes = 512\n\
+         {DEVICE}name = \"d2\"\nbackend = \"memory\"\nsize_bytes = 4096\n"
+    ))
+    .expect("sound");
+    let names: Vec<&str> = config.devices.iter().map(|d| d.name.as_str()).collect();
+    assert_eq!(names, ["d0", "d1", "d2"]);
+    let summary = config.to_string();
+    for part in [
+        "device d0: file /x/d0, 1048576 bytes, blocks of 4096 bytes",
+        "device d1: block /dev/none, whole size, blocks of 512 bytes",
+        "device d2: memory, 4096 bytes",
+    ] {
+        assert!(summary.contains(part), "{summary}");
+    }
+    let problems = config
+        .check_files()
+        .expect_err("no such folder, no such drive");
+    assert_eq!(problems.0.len(), 2, "{problems}");
+    assert!(
+        problems
+            .to_string()
+            .contains("node.toml:3: device.path: /x/d0 cannot be made")
+    );
+}
+
+#[test]
+fn refuses_devices_that_cannot_be() {
+    let cases: [(&str, usize, &[&str]); 11] = [
+        (
+            "backend = \"file\"\npath = \"x\"",
+            1,
+            &["device.name", "a letter first"],
+        ),
+        (
+            "name = \"D0\"\nbackend = \"memory\"\nsize_bytes = 4096",
+            2,
+            &["device.name"],
+        ),
+        (
+            "name = \"d0\"",
+            1,
+            &[
+                "device.backend: the backend is missing",
+                "file, block, memory",
+            ],
+        ),
+        (
+            "name = \"d0\"\nbackend = \"null\"",
+            3,
+            &["\"null\" is not known here"],
+        ),
+        (
+            "name = \"d0\"\nbackend = \"memory\"",
+            3,
+            &["device.size_bytes", "needs a size"],
+        ),
+        (
+            "name = \"d0\"\nbackend = \"file\"",
+            3,
+            &["device.path", "needs a path"],
+        ),
+        (
+            "name = \"d0\"\nbackend = \"block\"",
+            3,
+            &["device.path", "needs a path"],
+        ),
+        (
+            "name = \"d0\"\nbackend = \"block\"\npath = \"x\"\nsize_bytes = 4096",
+            5,
+            &["size_bytes means nothing to a block device", "remove it"],
+        ),
+        (
+            "name = \"d0\"\nbackend = \"memory\"\npath = \"x\"\nsize_bytes = 4096",
+            4,
+            &["path means nothing to a memory device"],
+        ),
+        (
+            "name = \"d0\"\nbackend = \"memory\"\nsize_bytes = 1000",
+            4,
+            &["device.size_bytes: 1000 is no multiple of the block size"],
+        ),
+        (
+            "name = \"d0\"\nbackend = \"file\"\npath = \"x\"\nblock_size_bytes = 1024",
+            5,
+            &[
+                "device.block_size_bytes: blocks of 1024 bytes",
+                "512 or 4096",
+            ],
+        ),
+    ];
+    for (keys, line, parts) in cases {
+        refused(&format!("{DEVICE}{keys}\n{LISTENER}"), line, parts);
+    }
+    let one = "name = \"d0\"\nbackend = \"file\"\npath = \"x\"\n";
+    let other = one.replace("\"x\"", "\"y\"");
+    let twice = format!("{DEVICE}{one}{DEVICE}{other}{LISTENER}");
+    refused(
+        &twice,
+        6,
+        &["\"d0\" is a device already (line 1)", "its own name"],
+    );
+    let shared = format!(
+        "{LISTENER}{SUBSYSTEM}[[subsystem.namespace]]\nnsid = 1\nbackend = \"file\"\npath = \"x\"\n{DEVICE}{one}"
+    );
+    refused(
+        &shared,
+        9,
+        &[
+            "device.path: x is kept by line 5 already",
+            "its own file or drive",
+        ],
+    );
+}
+
 /// The keys that serde knows in the table that `header` opens, read off its own error message.
 fn keys_of(header: &str) -> Vec<String> {
     let text = format!("{header}\nzzz = 1\n");
@@ -480,6 +596,7 @@ fn the_example_documents_every_key() {
         ("metrics", "[metrics]"),
         ("tcp", "[tcp]"),
         ("control", "[control]"),
+        ("device", "[[device]]"),
         ("listener", "[[listener]]"),
         ("subsystem", "[[subsystem]]"),
         ("namespace", "[[subsystem]]\n[[subsystem.namespace]]"),

@@ -14,7 +14,6 @@ use penstock_subsystem::Namespace;
 use penstock_units::Lba;
 
 use super::layout::Range;
-use super::volume::VolumeDevice;
 use super::{Done, Managed, ManagedError};
 use crate::node::Node;
 use crate::reactors::Fleet;
@@ -34,8 +33,6 @@ struct Job {
     ranges: Vec<DeviceRange>,
     /// Namespaces that may have writes under way.
     before: Vec<Weak<Namespace>>,
-    /// A volume that takes no request meanwhile.
-    shut: Option<Arc<VolumeDevice>>,
     done: Done,
 }
 
@@ -106,9 +103,6 @@ impl Clearing {
 
     fn end(&self, job: Job, result: Result<(), ManagedError>) {
         self.inner().ranges.remove(&job.id);
-        if let Some(volume) = &job.shut {
-            volume.shut(false);
-        }
         (job.done)(result);
     }
 }
@@ -216,75 +210,33 @@ impl Managed {
 }
 
 impl Node {
-    /// Clears all of an open volume that no namespace serves; meanwhile it refuses requests.
-    /// `done` is called on a reactor's thread (or at once where this is refused): `VolumeMissing`,
-    /// `InUse`, `DeviceError`. It is dropped uncalled where the node stops before.
-    pub fn clear_volume(&mut self, uid: &str, done: Done) {
-        let prepared = self.managed.volume(uid).and_then(|open| {
-            let served = |(_, served): &(_, &super::ManagedNamespace)| served.volume_uid == uid;
-            match self.managed.namespaces.iter().find(served) {
-                Some((namespace, _)) => Err(ManagedError::new(
-                    "InUse",
-                    format!("{} is served by namespace {namespace}", open.name()),
-                )),
-                None => Ok((
-                    open.shape().ranges().cloned().collect(),
-                    Arc::clone(open.device()),
-                )),
-            }
-        });
-        match prepared {
-            Ok((ranges, device)) => {
-                device.shut(true);
-                self.clear(ranges, Some(device), done);
-            }
-            Err(error) => done(Err(error)),
-        }
-    }
-
-    /// Clears extents that no open volume has: of a volume that was closed, or those that a volume
-    /// is to grow by. `done` is called on a reactor's thread (or at once where this is refused):
-    /// `ExtentConflict`, `LayoutInvalid`, `DeviceMissing`, `DeviceError`. It is dropped uncalled
-    /// where the node stops before.
+    /// Clears extents that no open volume has: of a volume that is not open yet, or was closed, or
+    /// that one is to grow by. `done` is called on a reactor's thread (or at once where this is
+    /// refused): `ExtentConflict`, `LayoutInvalid`, `DeviceMissing`, `DeviceError`. It is dropped
+    /// uncalled where the node stops before.
     pub fn clear_extents(&mut self, extents: &[Extent], done: Done) {
-        let ranges = Range::all(extents).and_then(|ranges| {
-            for range in &ranges {
-                self.managed.check_not_in_use(range, None)?;
-            }
-            Ok(ranges)
-        });
-        match ranges {
-            Ok(ranges) => self.clear(ranges, None, done),
-            Err(error) => done(Err(error)),
-        }
-    }
-
-    fn clear(&mut self, names: Vec<Range>, shut: Option<Arc<VolumeDevice>>, done: Done) {
-        let ranges = match self.managed.checked_ranges(&names) {
-            Ok(ranges) => ranges,
-            Err(error) => {
-                if let Some(volume) = shut {
-                    volume.shut(false);
-                }
-                return done(Err(error));
-            }
+        let names = Range::all(extents);
+        let checked = names.and_then(|names| Ok((self.managed.to_clear(&names)?, names)));
+        let (ranges, names) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return done(Err(error)),
         };
         let before = self.managed.retired();
         self.managed.clearing.add(&self.fleet, names, |id| Job {
             id,
             ranges,
             before,
-            shut,
             done,
         });
     }
 }
 
 impl Managed {
-    /// Ranges on their devices, which must have them.
-    fn checked_ranges(&self, names: &[Range]) -> Result<Vec<DeviceRange>, ManagedError> {
+    /// Ranges on their devices, which must have them, and which no open volume may have.
+    fn to_clear(&self, names: &[Range]) -> Result<Vec<DeviceRange>, ManagedError> {
         let ranges = self.device_ranges(names)?;
         for (range, name) in ranges.iter().zip(names) {
+            self.check_not_in_use(name, None)?;
             let size = range.device.geometry().size_bytes();
             if range.offset_bytes + range.length_bytes > size {
                 let message = format!("{name} are outside the device's {size} bytes");

@@ -130,15 +130,6 @@ impl Managed {
         let mut listeners = self.listeners.values();
         listeners.any(|known| known.bound == address || known.configured == address)
     }
-
-    /// Subsystems, namespaces and listeners of control.
-    pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        (
-            self.subsystems.len(),
-            self.namespaces.len(),
-            self.listeners.len(),
-        )
-    }
 }
 
 #[cfg(test)]

@@ -32,9 +32,9 @@ impl VolumeDevice {
         self.blocks.store(blocks, Ordering::Release);
     }
 
-    /// Refuses every later request, or takes them again.
-    pub(super) fn shut(&self, shut: bool) {
-        self.shut.store(shut, Ordering::SeqCst);
+    /// Refuses every later request.
+    fn shut(&self) {
+        self.shut.store(true, Ordering::Release);
     }
 
     fn check(&self, lba: Lba, blocks: u64) -> Result<(), BlockError> {
@@ -108,10 +108,6 @@ impl OpenVolume {
     /// The device to serve.
     pub(super) fn device(&self) -> &Arc<VolumeDevice> {
         &self.device
-    }
-
-    pub(super) fn shape(&self) -> &Shape {
-        &self.shape
     }
 
     pub(super) fn name(&self) -> &str {
@@ -283,7 +279,7 @@ impl Node {
             let message = format!("{} is served by namespace {namespace}", open.name);
             return Err(ManagedError::new("InUse", message));
         }
-        open.device.shut(true);
+        open.device.shut();
         tracing::info!(volume = open.name, "closed");
         self.managed.volumes.remove(uid);
         Ok(())
