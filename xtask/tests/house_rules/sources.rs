@@ -107,6 +107,21 @@ fn unsafe_stands_only_where_permitted() {
     none(&found, "unsafe without a permit");
 }
 
+/// `tokio` and `tonic` are for the node's agent, which runs beside the data path; `config/control.rs`
+/// checks the endpoints it is given.
+#[test]
+fn only_the_agent_uses_a_foreign_runtime() {
+    let agents = |file: &str| {
+        file.starts_with("dataplane/node/src/agent")
+            || file == "dataplane/node/src/config/control.rs"
+    };
+    let found = findings(
+        |file| file.starts_with("dataplane/") && !agents(file) && !is_test(file),
+        |line| has_word(line, "tokio") || has_word(line, "tonic"),
+    );
+    none(&found, "the data path knows no runtime but its own");
+}
+
 #[test]
 fn every_unsafe_says_why_it_is_sound() {
     let mut bare = Vec::new();
