@@ -1,35 +1,75 @@
 //! `penstock`: the command line.
 //!
+//! Nouns and verbs are those of the API of control; `apply` takes files, `up` starts a storage node
+//! on a laptop, `certs` makes certificates for a lab.
+//!
 //! The commands that talk to a storage target (`perf`, `discover`, `identify`) belong to the data
 //! plane, which the control plane does not link: they are handed, with every argument as it came,
 //! to the program `penstock-initiator` that is installed beside this one.
 //!
-//! Exit codes: those of `penstock-initiator` for its commands (0 success, 1 failure, 2 wrong usage);
-//! 127 where that program is not found and 126 where it cannot be run, as shells have it.
+//! Exit codes: see `EXIT_CODES`; those of `penstock-initiator` for its commands, and 127 where that
+//! program is not found and 126 where it cannot be run, as shells have it.
 #![forbid(unsafe_code)]
 
+mod api;
+mod command;
+mod failure;
+mod name;
+mod object;
+mod output;
+mod quantity;
+mod settings;
 mod sibling;
+mod view;
+mod wait;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
-/// Penstock's command line.
+use api::Api;
+use command::{Noun, Session};
+use failure::{Failure, Outcome};
+use settings::{GlobalArgs, Settings};
+
+const AFTER_HELP: &str = "\
+Names are written short (v1, n1/d0, s1/ns1) or full (volumes/v1, nodes/n1/devices/d0).
+Sizes take units: 100GiB, 1.5TiB, 1TB, or plain bytes.
+
+Start with:
+  penstock up                                       a storage node on this machine
+  penstock volume create v1 --size 10GiB --wait     a volume
+  penstock subsystem create s1 --allow-any-host     what hosts connect to
+  penstock namespace create s1/ns1 --volume v1 -w   the volume, served
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 no server answers; 5 time is over.
+
+perf, discover and identify are handed, with all their arguments, to `penstock-initiator`, looked
+for beside this program and then in PATH (127: not found); `penstock perf --help` shows its help.";
+
+/// Penstock's command line: volumes, and who may use them over NVMe-oF.
 #[derive(Parser, Debug)]
 #[command(name = "penstock", version, about, disable_help_subcommand = true)]
-#[command(
-    after_help = "perf, discover and identify are handed, with all their arguments, to \
-    `penstock-initiator`, looked for beside this program and then in PATH; \
-    `penstock perf --help` shows that program's own help."
-)]
+#[command(after_help = AFTER_HELP)]
 struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    #[command(flatten)]
+    Noun(Noun),
+    /// Print a script that completes this program's commands in a shell
+    Completion {
+        /// bash, zsh, fish, ...
+        shell: Shell,
+    },
     /// Measure a namespace: IOPS, throughput and latency percentiles (run by penstock-initiator)
     #[command(disable_help_flag = true)]
     Perf(PassedOn),
@@ -56,25 +96,62 @@ struct PassedOn {
 }
 
 fn main() -> ExitCode {
-    let (name, passed_on) = match Cli::parse().command {
-        Command::Perf(passed_on) => ("perf", passed_on),
-        Command::Discover(passed_on) => ("discover", passed_on),
-        Command::Identify(passed_on) => ("identify", passed_on),
-        Command::Version => return version(),
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some((command, rest)) = passed_on(&arguments) {
+        return pass_on(command, rest);
+    }
+    let cli = Cli::parse_from(arguments);
+    let done = match cli.command {
+        Command::Perf(given) => return pass_on("perf", &given.arguments),
+        Command::Discover(given) => return pass_on("discover", &given.arguments),
+        Command::Identify(given) => return pass_on("identify", &given.arguments),
+        Command::Version => output::line(&format!("penstock {}", env!("CARGO_PKG_VERSION"))),
+        Command::Completion { shell } => complete(shell),
+        Command::Noun(noun) => talk(noun, &cli.global),
     };
-    let failure = sibling::run(name, &passed_on.arguments);
-    report(&anyhow::Error::new(failure.error));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::note(&format!("penstock: {failure}"));
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+/// The command and its arguments, where they are another program's. Told apart before anything is
+/// understood, so that no flag of this program is taken for one of its own.
+fn passed_on(arguments: &[OsString]) -> Option<(&str, &[OsString])> {
+    let command = arguments.get(1)?.to_str()?;
+    let theirs = ["perf", "discover", "identify"].contains(&command);
+    theirs.then_some((command, &arguments[2..]))
+}
+
+fn pass_on(command: &str, arguments: &[OsString]) -> ExitCode {
+    let failure = sibling::run(command, arguments);
+    output::note(&format!("penstock: {}", failure.error));
     ExitCode::from(failure.exit_code)
 }
 
-#[expect(clippy::print_stdout, reason = "a command line prints its answer")]
-fn version() -> ExitCode {
-    println!("penstock {}", env!("CARGO_PKG_VERSION"));
-    ExitCode::SUCCESS
+fn complete(shell: Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "penstock", &mut script);
+    output::line(String::from_utf8_lossy(&script).trim_end())
 }
 
-fn report(error: &anyhow::Error) {
-    eprintln!("penstock: {error:#}");
+/// One thread is enough for a program that asks and waits.
+fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    built.map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))
+}
+
+fn talk(noun: Noun, global: &GlobalArgs) -> Outcome {
+    let session = Session {
+        api: Api::new(Settings::load(global)?),
+        format: global.output,
+    };
+    runtime()?.block_on(noun.run(&session))
 }
 
 #[cfg(test)]
@@ -83,7 +160,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
@@ -93,24 +169,22 @@ mod tests {
             "penstock",
             "perf",
             "--help",
-            "-x",
-            "--address",
-            "a:1",
+            "-o",
+            "json",
+            "--timeout",
+            "5",
             "--",
             "--json",
         ];
-        let Command::Perf(passed_on) = Cli::parse_from(given).command else {
-            panic!("perf was not recognised");
-        };
-        assert_eq!(
-            passed_on.arguments,
-            given[2..].iter().map(OsString::from).collect::<Vec<_>>()
-        );
+        let given: Vec<OsString> = given.iter().map(OsString::from).collect();
+        assert_eq!(passed_on(&given), Some(("perf", &given[2..])));
+        assert_eq!(passed_on(&given[..1]), None);
+        let own: Vec<OsString> = ["penstock", "volume", "list"].map(OsString::from).into();
+        assert_eq!(passed_on(&own), None);
     }
 
     #[test]
     fn help_says_who_runs_the_command() {
-        use clap::CommandFactory;
         let help = Cli::command().render_long_help().to_string();
         assert!(help.contains("penstock-initiator"), "{help}");
     }
