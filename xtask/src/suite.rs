@@ -12,7 +12,7 @@ use crate::{build, packages, say};
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Leave out the machine lab (Linux guests in QEMU); the summary says so.
+    /// Leave out the machine lab (Linux guests in QEMU) and the outages; the summary says so.
     #[arg(long)]
     no_lab: bool,
 }
@@ -68,7 +68,8 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut outcomes = Vec::new();
     for mut stage in stages() {
         if stage.form == Form::Lab && options.no_lab {
-            say("\n==== lab\nskipped: the machine lab, by --no-lab");
+            let name = stage.name;
+            say(&format!("\n==== {name}\nskipped: {name}, by --no-lab"));
             let counts = Counts {
                 skipped: 1,
                 ..Counts::default()
@@ -121,6 +122,14 @@ fn stages() -> Vec<Stage> {
         "--",
         "run-all",
     ];
+    let outages: &[&str] = &[
+        "run",
+        "--quiet",
+        "--package",
+        "penstock-hwtests",
+        "--",
+        "outage",
+    ];
     vec![
         one("format", build::cargo(&["fmt", "--all", "--check"])),
         one("lints", build::cargo(clippy)),
@@ -137,6 +146,11 @@ fn stages() -> Vec<Stage> {
         Stage {
             name: "lab",
             command: build::cargo(lab),
+            form: Form::Lab,
+        },
+        Stage {
+            name: "outages",
+            command: build::cargo(outages),
             form: Form::Lab,
         },
     ]

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod dependencies;
+mod metrics;
 mod sources;
 mod text;
 mod tree;
