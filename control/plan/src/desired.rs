@@ -24,7 +24,8 @@ pub const DEFAULT_PORT: u32 = 4420;
 /// deletion was asked for.
 #[must_use]
 pub fn volume(volume: &Volume) -> Option<DesiredVolume> {
-    let layout = volume.status.as_ref()?.layout.clone()?;
+    let status = volume.status.as_ref()?;
+    let layout = status.layout.clone()?;
     let spec = volume.spec.clone().unwrap_or_default();
     Some(DesiredVolume {
         uid: volume.uid.clone(),
@@ -36,6 +37,7 @@ pub fn volume(volume: &Volume) -> Option<DesiredVolume> {
         deleted: volume.delete_time.is_some(),
         spec: Some(spec),
         labels: volume.labels.clone(),
+        ready_extents: status.ready_extents,
     })
 }
 

@@ -73,7 +73,7 @@ pub fn set_condition(
         status: status.into(),
         reason: reason.to_owned(),
         message: message.to_owned(),
-        last_transition_time: Some(now.clone()),
+        last_transition_time: Some(*now),
     };
     let Some(old) = conditions
         .iter_mut()
@@ -186,6 +186,8 @@ pub fn volume(volume: &Volume, seen: &ObservedVolume, now: &Timestamp) -> Observ
     if gone {
         status.finalizers.retain(|name| name != NODE_FINALIZER);
     }
+    // Never down: what once held data is not cleared, whatever a node has forgotten.
+    status.ready_extents = status.ready_extents.max(seen.ready_extents);
     status.observed_generation = seen.generation.min(volume.generation);
     status.set_state(volume_state(seen, deleting));
     let ready = status.state() == VolumeState::Ready;
@@ -395,7 +397,7 @@ pub fn node_connected(
 ) -> NodeStatus {
     let mut status = node.status.clone().unwrap_or_default();
     status.observed_generation = node.generation;
-    status.last_seen_time = Some(now.clone());
+    status.last_seen_time = Some(*now);
     if let Some(inventory) = inventory {
         status.inventory = Some(inventory.clone());
     }
@@ -470,7 +472,7 @@ fn regression(accepted: (&str, i64), store: (&str, i64)) -> Option<(&'static str
 #[must_use]
 pub fn node_disconnected(node: &Node, why: &str, now: &Timestamp) -> NodeStatus {
     let mut status = node.status.clone().unwrap_or_default();
-    status.last_seen_time = Some(now.clone());
+    status.last_seen_time = Some(*now);
     let message = format!(
         "its agent is not connected ({why}); what it serves it serves on. Check the node and its \
          connection to control"

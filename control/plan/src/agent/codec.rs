@@ -1,0 +1,277 @@
+//! The saved state: a header with format, length and checksum, then protobuf.
+
+use std::collections::BTreeSet;
+
+use penstock_api::v1::{
+    DesiredListener, DesiredNamespace, DesiredSubsystem, DesiredVolume, RemotePort,
+};
+use prost::Message;
+
+use super::object::{Held, Object};
+use super::volume::{HeldVolume, Phase};
+use super::{AgentState, Damaged, Key};
+
+/// What each saved state begins with.
+const MAGIC: &[u8; 8] = b"PSTKAGNT";
+
+/// The format this version writes.
+const FORMAT: u32 = 1;
+
+/// Magic, format (u32), length of the body (u64), CRC-64/NVME of the body (u64), little-endian.
+const HEADER_BYTES: usize = 28;
+
+#[derive(Clone, PartialEq, Message)]
+struct Saved {
+    #[prost(string, tag = "1")]
+    store_id: String,
+    #[prost(int64, tag = "2")]
+    revision: i64,
+    #[prost(message, repeated, tag = "3")]
+    volumes: Vec<SavedVolume>,
+    #[prost(message, repeated, tag = "4")]
+    subsystems: Vec<DesiredSubsystem>,
+    #[prost(message, repeated, tag = "5")]
+    namespaces: Vec<DesiredNamespace>,
+    #[prost(message, repeated, tag = "6")]
+    listeners: Vec<DesiredListener>,
+    /// Identities of subsystems, namespaces and listeners that are orphans.
+    #[prost(string, repeated, tag = "7")]
+    orphans: Vec<String>,
+    #[prost(message, repeated, tag = "8")]
+    ports: Vec<RemotePort>,
+    #[prost(string, repeated, tag = "9")]
+    deleted: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SavedVolume {
+    #[prost(message, optional, tag = "1")]
+    desired: Option<DesiredVolume>,
+    #[prost(uint64, tag = "2")]
+    claimed: u64,
+    #[prost(uint64, tag = "3")]
+    cleared: u64,
+    #[prost(bool, tag = "4")]
+    untrusted: bool,
+    /// 0: none; otherwise one more than the place in [`ORPHAN_REASONS`].
+    #[prost(uint32, tag = "5")]
+    orphan: u32,
+    #[prost(bool, tag = "6")]
+    ready: bool,
+}
+
+/// In the order of their numbers in saved states: append only.
+const ORPHAN_REASONS: [&str; 4] = [
+    "MissingInStore",
+    "EpochBehind",
+    "LayoutConflict",
+    "InvalidLayout",
+];
+
+impl AgentState {
+    /// The state to be saved: versioned and with a checksum.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let saved = Saved {
+            store_id: self.store_id.clone(),
+            revision: self.revision,
+            volumes: self.volumes.values().map(save_volume).collect(),
+            subsystems: self
+                .subsystems
+                .values()
+                .map(|held| held.desired.clone())
+                .collect(),
+            namespaces: self
+                .namespaces
+                .values()
+                .map(|held| held.desired.clone())
+                .collect(),
+            listeners: self
+                .listeners
+                .values()
+                .map(|held| held.desired.clone())
+                .collect(),
+            orphans: orphans(&self.subsystems)
+                .chain(orphans(&self.namespaces))
+                .chain(orphans(&self.listeners))
+                .collect(),
+            ports: self.ports.desired.clone(),
+            deleted: self.deleted.iter().cloned().collect(),
+        };
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + saved.encoded_len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.resize(HEADER_BYTES, 0);
+        saved.encode_raw(&mut bytes);
+        let (header, body) = bytes.split_at_mut(HEADER_BYTES);
+        let length = body.len() as u64;
+        header[12..20].copy_from_slice(&length.to_le_bytes());
+        header[20..28].copy_from_slice(&checksum(body).to_le_bytes());
+        bytes
+    }
+
+    /// The state as it was saved; nothing is open or served yet.
+    ///
+    /// # Errors
+    /// [`Damaged`] where the bytes are not what [`AgentState::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
+        let body = checked_body(bytes)?;
+        let saved = Saved::decode(body).map_err(|e| Damaged::Content(e.to_string()))?;
+        let mut state = Self {
+            store_id: saved.store_id,
+            revision: saved.revision,
+            saved_revision: saved.revision,
+            deleted: saved.deleted.into_iter().collect(),
+            ..Self::default()
+        };
+        for volume in saved.volumes {
+            state.restore_volume(volume)?;
+        }
+        // First what was held by whom, then who may still get something.
+        let uids: Vec<String> = state.volumes.keys().cloned().collect();
+        for uid in uids {
+            state.claim(&uid);
+            state.touch(Key::Volume(uid));
+        }
+        let orphans: BTreeSet<String> = saved.orphans.into_iter().collect();
+        let is_orphan = |uid: &str| orphans.contains(uid);
+        for desired in saved.subsystems {
+            state.touch(Key::Subsystem(desired.uid.clone()));
+            let orphan = is_orphan(&desired.uid);
+            state
+                .subsystems
+                .insert(desired.uid.clone(), restored(desired, orphan));
+        }
+        for desired in saved.namespaces {
+            state.touch(Key::Namespace(desired.uid.clone()));
+            state.index(&desired);
+            let orphan = is_orphan(&desired.uid);
+            state
+                .namespaces
+                .insert(desired.uid.clone(), restored(desired, orphan));
+        }
+        for desired in saved.listeners {
+            state.touch(Key::Listener(desired.uid.clone()));
+            let orphan = is_orphan(&desired.uid);
+            state
+                .listeners
+                .insert(desired.uid.clone(), restored(desired, orphan));
+        }
+        state.ports.desired = saved.ports;
+        state.touch(Key::Ports);
+        Ok(state)
+    }
+
+    fn restore_volume(&mut self, saved: SavedVolume) -> Result<(), Damaged> {
+        let Some(desired) = saved.desired else {
+            return Err(Damaged::Content("a volume is empty".to_owned()));
+        };
+        let uid = desired.uid.clone();
+        let mut held = HeldVolume::new(desired, 0);
+        let count = |n: u64| {
+            usize::try_from(n)
+                .unwrap_or(usize::MAX)
+                .min(held.extents().len())
+        };
+        let (claimed, cleared) = (count(saved.claimed), count(saved.cleared));
+        held.cleared = cleared;
+        held.untrusted = saved.untrusted;
+        held.phase = match (held.desired.deleted, saved.ready) {
+            (true, _) => Phase::Deleting,
+            (false, true) => Phase::Ready,
+            (false, false) => Phase::New,
+        };
+        held.orphan = usize::try_from(saved.orphan)
+            .ok()
+            .and_then(|number| number.checked_sub(1))
+            .map(|at| ORPHAN_REASONS.get(at).copied().unwrap_or("MissingInStore"));
+        if held.orphan.is_some() {
+            self.orphans.insert(uid.clone());
+        }
+        let extents = held.extents().get(..claimed).unwrap_or_default();
+        if let Some(holder) = self.claims.holder(extents) {
+            let what = format!("{uid} and {holder} have the same space");
+            return Err(Damaged::Content(what));
+        }
+        self.claims.insert(&uid, extents);
+        held.claimed = claimed;
+        self.volumes.insert(uid, held);
+        Ok(())
+    }
+}
+
+fn save_volume(held: &HeldVolume) -> SavedVolume {
+    let mut desired = held.desired.clone();
+    let (mut claimed, mut cleared) = (held.claimed, held.cleared);
+    if let Some(next) = &held.next {
+        if next.deleted {
+            desired.deleted = true;
+            desired.generation = next.generation;
+        } else {
+            // Where it lies elsewhere, nothing of the old place is its own any more.
+            if held.phase == Phase::New && next.layout != desired.layout {
+                (claimed, cleared) = (0, 0);
+            }
+            desired = next.clone();
+        }
+    }
+    let orphan = held
+        .orphan
+        .and_then(|word| ORPHAN_REASONS.iter().position(|r| *r == word));
+    SavedVolume {
+        desired: Some(desired),
+        claimed: claimed as u64,
+        cleared: cleared as u64,
+        untrusted: held.untrusted,
+        orphan: orphan.map_or(0, |at| u32::try_from(at + 1).unwrap_or(1)),
+        ready: held.phase != Phase::New,
+    }
+}
+
+fn orphans<D: Object>(
+    map: &std::collections::BTreeMap<String, Held<D>>,
+) -> impl Iterator<Item = String> {
+    map.iter()
+        .filter(|(_, held)| held.orphan)
+        .map(|(uid, _)| uid.clone())
+}
+
+fn restored<D: Object>(desired: D, orphan: bool) -> Held<D> {
+    Held {
+        orphan,
+        ..Held::new(desired, 0)
+    }
+}
+
+fn checksum(body: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, body)
+}
+
+/// The body of a saved state whose header and checksum are right.
+fn checked_body(bytes: &[u8]) -> Result<&[u8], Damaged> {
+    if !bytes.starts_with(MAGIC) {
+        return Err(Damaged::Foreign);
+    }
+    let cut = || Damaged::Content("it is cut off".to_owned());
+    let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(cut)?;
+    let format = u32::from_le_bytes(field(header, 8).ok_or_else(cut)?);
+    if format != FORMAT {
+        return Err(Damaged::Newer(format, FORMAT));
+    }
+    let length = u64::from_le_bytes(field(header, 12).ok_or_else(cut)?);
+    if length != body.len() as u64 {
+        let has = body.len();
+        return Err(Damaged::Content(format!(
+            "{has} of {length} bytes are there"
+        )));
+    }
+    let sum = u64::from_le_bytes(field(header, 20).ok_or_else(cut)?);
+    if sum != checksum(body) {
+        return Err(Damaged::Content("its checksum is wrong".to_owned()));
+    }
+    Ok(body)
+}
+
+fn field<const N: usize>(header: &[u8], at: usize) -> Option<[u8; N]> {
+    header.get(at..at + N)?.try_into().ok()
+}
