@@ -6,7 +6,7 @@ use crate::etcd::Programs;
 use crate::process;
 use crate::transcript::{Source, Transcript};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -30,6 +30,15 @@ impl Options {
             quota_bytes: None,
         }
     }
+}
+
+/// How a restored cluster calls itself; it depends on the token that the administrator gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// As before: only its revision tells that it is older.
+    Same,
+    /// Another cluster.
+    Other,
 }
 
 struct Member {
@@ -212,7 +221,8 @@ impl Etcd {
         let mut command = self.tool();
         command.args(["put", key]).stdin(content);
         let status = command
-            .stdout(std::process::Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .status()
             .doing(|| "run etcdctl".into())?;
         status
@@ -246,12 +256,12 @@ impl Etcd {
         process::run(&mut command, TOOL_LIMIT).map(drop)
     }
 
-    /// Kills all members and starts them anew from a snapshot, at the same addresses: a new
-    /// cluster, as an administrator would make of a backup.
+    /// Kills all members and starts them anew from a snapshot, at the same addresses, as an
+    /// administrator would with a backup.
     ///
     /// # Errors
     /// The snapshot cannot be restored or the cluster does not come up.
-    pub fn restore(&mut self, file: &Path) -> Result<()> {
+    pub fn restore(&mut self, file: &Path, identity: Identity) -> Result<()> {
         let all = self.members.len();
         self.kill(all)?;
         let peers: Vec<String> = self
@@ -268,7 +278,9 @@ impl Etcd {
             command.arg(format!("--name={}", member.name));
             command.arg(format!("--data-dir={}", data.display()));
             command.arg(format!("--initial-cluster={}", peers.join(",")));
-            command.arg("--initial-cluster-token=restored");
+            if identity == Identity::Other {
+                command.arg("--initial-cluster-token=restored");
+            }
             command.arg(format!(
                 "--initial-advertise-peer-urls=http://127.0.0.1:{}",
                 member.peer
@@ -276,5 +288,60 @@ impl Etcd {
             process::run(&mut command, TOOL_LIMIT)?;
         }
         self.revive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::{ETCD_VARIABLE, ETCDCTL_VARIABLE};
+
+    /// The programs, or a word on why the test is not run. No test downloads anything.
+    fn programs() -> Option<Programs> {
+        let named = |variable| std::env::var_os(variable).map(PathBuf::from);
+        let found = named(ETCD_VARIABLE).zip(named(ETCDCTL_VARIABLE));
+        if found.is_none() {
+            println!("skipped: {ETCD_VARIABLE} and {ETCDCTL_VARIABLE} do not name etcd");
+        }
+        found.map(|(etcd, etcdctl)| Programs { etcd, etcdctl })
+    }
+
+    #[test]
+    fn a_cluster_loses_its_majority_and_gets_it_back() {
+        let Some(programs) = programs() else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let log = Transcript::create(&dir.path().join("log")).unwrap();
+        let options = Options::members(3);
+        let mut etcd = Etcd::start(&programs, dir.path(), options, &log).unwrap();
+        etcd.ctl(&["put", "a", "1"]).unwrap();
+        let before = etcd.revision().unwrap();
+        etcd.kill(2).unwrap();
+        assert!(etcd.ctl(&["put", "a", "2"]).is_err());
+        etcd.revive().unwrap();
+        etcd.ctl(&["put", "a", "3"]).unwrap();
+        assert!(etcd.revision().unwrap() > before);
+    }
+
+    #[test]
+    fn a_snapshot_is_restored_and_a_quota_filled() {
+        let Some(programs) = programs() else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let log = Transcript::create(&dir.path().join("log")).unwrap();
+        let options = Options {
+            members: 1,
+            quota_bytes: Some(4 << 20),
+        };
+        let mut etcd = Etcd::start(&programs, dir.path(), options, &log).unwrap();
+        etcd.ctl(&["put", "old", "1"]).unwrap();
+        let snapshot = dir.path().join("snapshot");
+        etcd.save(&snapshot).unwrap();
+        etcd.ctl(&["put", "young", "1"]).unwrap();
+        etcd.restore(&snapshot, Identity::Other).unwrap();
+        assert!(etcd.ctl(&["get", "old"]).unwrap().contains("old"));
+        assert_eq!(etcd.ctl(&["get", "young"]).unwrap(), "");
+        let filler = dir.path().join("filler");
+        std::fs::write(&filler, "x".repeat(1 << 20)).unwrap();
+        let taken = (0..20).filter(|i| etcd.fill(&format!("f{i}"), &filler).is_ok());
+        assert!((1..8).contains(&taken.count()), "the quota is 4 MiB");
     }
 }

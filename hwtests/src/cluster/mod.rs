@@ -12,7 +12,7 @@ mod storage;
 
 pub use api::{Answer, Api, Refusal, Watcher};
 pub use control::{Control, Store};
-pub use etcd::{Etcd, Options};
+pub use etcd::{Etcd, Identity, Options};
 pub use proxy::Proxy;
 pub use service::Service;
 pub use storage::{Device, Storage};

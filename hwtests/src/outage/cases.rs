@@ -2,7 +2,7 @@
 
 use super::stack::{FILE, MEMORY, NODE, SUBSYSTEM, Stack, expect_condition};
 use super::{Case, Times};
-use crate::cluster::{Api, Options, Refusal, until};
+use crate::cluster::{Api, Identity, Options, Refusal, until};
 use crate::error::{LabError, Result, check};
 use penstock_api::v1;
 use std::time::Duration;
@@ -66,7 +66,15 @@ pub const ALL: &[Case] = &[
         etcd: ONE,
         controls: 1,
         load_seconds: 50,
-        steps: restore,
+        steps: |stack, times| restore(stack, times, Identity::Other),
+    },
+    Case {
+        name: "restore-same",
+        about: "the same, and the older store calls itself what the younger did",
+        etcd: ONE,
+        controls: 1,
+        load_seconds: 50,
+        steps: |stack, times| restore(stack, times, Identity::Same),
     },
     Case {
         name: "full",
@@ -266,7 +274,7 @@ fn orphans(api: &Api) -> Result<Vec<v1::Orphan>> {
     Ok(api.node(NODE)?.status.unwrap_or_default().orphans)
 }
 
-fn restore(stack: &mut Stack, times: &mut Times) -> Result<()> {
+fn restore(stack: &mut Stack, times: &mut Times, identity: Identity) -> Result<()> {
     const LATE_NSID: u32 = 3;
     let api = stack.api()?;
     let snapshot = stack.dir.join("snapshot");
@@ -276,7 +284,7 @@ fn restore(stack: &mut Stack, times: &mut Times) -> Result<()> {
     let uid = api.volume("late")?.uid;
     let mut late = stack.load(LATE_NSID, 30)?;
     late.wait_begun()?;
-    stack.etcd.restore(&snapshot)?;
+    stack.etcd.restore(&snapshot, identity)?;
     let took = until("the orphan to be told", LIMIT, || {
         Ok(orphans(&api)?.iter().any(|orphan| orphan.volume_uid == uid))
     })?;
