@@ -5,14 +5,23 @@
 //! see. With all of them dead, nodes serve on.
 #![forbid(unsafe_code)]
 
+pub mod agents;
+pub mod audit;
 pub mod config;
 pub mod election;
 pub mod ending;
 pub mod engine;
 pub mod env;
 pub mod fault;
+pub mod identity;
 pub mod keys;
 pub mod lease;
 pub mod metrics;
 pub mod mirror;
+pub mod ops;
+pub mod quota;
 pub mod repo;
+pub mod services;
+pub mod shared_lease;
+pub mod token;
+pub mod validate;

@@ -407,6 +407,11 @@ impl Change {
         self
     }
 
+    /// Whether a marker is chosen.
+    pub fn has_marker(&self) -> bool {
+        self.txn.marker.is_some()
+    }
+
     /// Nothing is written.
     pub fn is_empty(&self) -> bool {
         self.txn.writes.is_empty()
