@@ -12,6 +12,7 @@
 
 mod check;
 pub mod embedded;
+pub mod etcd;
 mod mvcc;
 pub mod sim;
 

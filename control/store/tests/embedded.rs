@@ -1,5 +1,5 @@
 //! The embedded store: the shared suite, and what a file adds to it.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;

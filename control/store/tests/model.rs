@@ -10,6 +10,9 @@ use penstock_store::{
 };
 use proptest::prelude::*;
 
+/// A key, and what it is after a change.
+type KeyChange = (String, Option<Entry>);
+
 /// Every state the store was in, by revision.
 struct Model {
     states: BTreeMap<Revision, BTreeMap<String, Entry>>,
@@ -104,11 +107,7 @@ impl Model {
     }
 
     /// Keys changed at each revision from `from` on, with what they are after.
-    fn changes(
-        &self,
-        prefix: &str,
-        from: Revision,
-    ) -> Vec<(Revision, Vec<(String, Option<Entry>)>)> {
+    fn changes(&self, prefix: &str, from: Revision) -> Vec<(Revision, Vec<KeyChange>)> {
         let mut all = Vec::new();
         for revision in from.max(2)..=self.revision() {
             let (before, after) = (&self.states[&(revision - 1)], &self.states[&revision]);

@@ -1,6 +1,6 @@
 //! What every store must do, whichever it is. Each case has its own keys, so that they can share
 //! one store, one after the other.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::future::Future;
 use std::pin::Pin;
