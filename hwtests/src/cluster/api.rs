@@ -240,26 +240,6 @@ impl Api {
         self.call(CALL_LIMIT, client.get_layout(request))
     }
 
-    /// A person's word on an orphan.
-    ///
-    /// # Errors
-    /// What control says.
-    pub fn resolve_orphan(
-        &self,
-        node: &str,
-        uid: &str,
-        action: v1::OrphanAction,
-    ) -> Answer<v1::Node> {
-        let mut client = NodeServiceClient::new(self.channel.clone());
-        let request = v1::ResolveOrphanRequest {
-            name: format!("nodes/{node}"),
-            volume_uid: uid.to_owned(),
-            action: action.into(),
-            ..Default::default()
-        };
-        self.call(CALL_LIMIT, client.resolve_orphan(request))
-    }
-
     /// Waits until an operation has ended well.
     ///
     /// # Errors

@@ -197,6 +197,9 @@ fn stale_leader(stack: &mut Stack, times: &mut Times) -> Result<()> {
         Ok(!stack.controls[old].is_leader()? && stack.controls[new].is_leader()?)
     })?;
     times.add("old leader knows after", took);
+    check(stack.control_said("no longer leads"), || {
+        "the old leader does not say that it leads no more".into()
+    })?;
     times.add("in sync after", stack.wait_synced(LIMIT)?);
     check_places(&api)
 }
@@ -307,7 +310,11 @@ fn restore(stack: &mut Stack, times: &mut Times, identity: Identity) -> Result<(
     check(late.runs_for(Duration::from_secs(1))?, || {
         "the client of the orphan ended early".into()
     })?;
-    api.resolve_orphan(NODE, &uid, v1::OrphanAction::Adopt)?;
+    let told = stack.command(&["node", "orphans", NODE])?;
+    check(told.contains(&uid), || {
+        format!("`penstock node orphans` does not show {uid}: {told}")
+    })?;
+    stack.command(&["node", "resolve-orphan", NODE, &uid, "--adopt"])?;
     let took = until("the orphan to be adopted", LIMIT, || {
         let ready = api.volume("late")?.status.unwrap_or_default().state();
         Ok(ready == v1::VolumeState::Ready && orphans(&api)?.is_empty())

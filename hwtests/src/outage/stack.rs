@@ -4,6 +4,7 @@ use super::load::{self, Load, Target};
 use crate::cluster::{Api, Control, Device, Etcd, Options, Proxy, Storage, Store, until};
 use crate::error::{LabError, Result, check};
 use crate::etcd::Programs;
+use crate::process;
 use crate::transcript::{Source, Transcript};
 use penstock_api::v1;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub const FILE_NSID: u32 = 2;
 pub const SUBSYSTEM: &str = "s1";
 
 const NQN: &str = "nqn.2026-01.io.penstock:outage";
+/// Names the command line's program outright.
+const CLI_VARIABLE: &str = "PENSTOCK_CLI";
 const VOLUME_MIB: u32 = 64;
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 
@@ -106,6 +109,19 @@ impl Stack {
     /// As [`Control::api`].
     pub fn api(&self) -> Result<Api> {
         self.controls[0].api()
+    }
+
+    /// Runs the command line against the first control server and returns what it prints.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn command(&self, words: &[&str]) -> Result<String> {
+        let program = process::beside("penstock", CLI_VARIABLE, "penstock-cli")?;
+        let mut command = process::tied(program);
+        let port = self.controls[0].port();
+        command.args(["--endpoint", &format!("http://127.0.0.1:{port}")]);
+        self.note(&format!("penstock {}", words.join(" ")));
+        process::run(command.args(words), OPERATION_LIMIT)
     }
 
     /// Writes a step into the log.
