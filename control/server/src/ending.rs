@@ -2,12 +2,13 @@
 
 use penstock_api::names::Kind;
 use penstock_api::resource::Resource;
-use penstock_api::v1::{Operation, OperationError};
+use penstock_api::v1::Operation;
 use penstock_api::well_known::Timestamp;
 use penstock_plan::observe::{self, Outcome};
 use penstock_store::{LeaseId, Revision};
 
 use crate::mirror::{View, key_of, parent_of};
+use crate::ops;
 use crate::repo::Change;
 
 /// Operations that one transaction ends at most; the rest follows.
@@ -40,18 +41,11 @@ impl Ending {
                 next.progress = progress;
                 lease = None;
             }
-            Outcome::Done => self.end(&mut next, None),
-            Outcome::Failed(error) => self.end(&mut next, Some(error)),
+            Outcome::Done => next = ops::ended(next, None, self.now.clone()),
+            Outcome::Failed(error) => next = ops::ended(next, Some(error), self.now.clone()),
         }
         let key = change.keys().operation_of(&operation.name);
         change.unchanged(key, revision).put_operation(&next, lease);
-    }
-
-    fn end(&self, operation: &mut Operation, error: Option<OperationError>) {
-        operation.done = true;
-        operation.end_time = Some(self.now.clone());
-        operation.progress.clear();
-        operation.error = error;
     }
 
     /// Adds the ends of all operations on a resource that is removed: deletions are done, all else

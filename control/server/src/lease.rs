@@ -1,4 +1,4 @@
-//! Keeping leases alive, and leases that many short-lived keys share.
+//! Keeping leases alive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,43 +47,26 @@ pub async fn give_up(store: &Arc<dyn Store>, lease: LeaseId) {
     }
 }
 
-/// A lease that many keys of a kind share: each goes some time after it was written, not long after
-/// that time. Nobody renews it; a new one is made now and then.
-#[derive(Debug)]
-pub struct Shared {
+/// Holds a lease for ever, a new one after each that is lost, and tells which it is now.
+pub async fn hold(
+    store: &Arc<dyn Store>,
     time_to_live: Duration,
-    current: tokio::sync::Mutex<Option<(LeaseId, Instant)>>,
-}
-
-impl Shared {
-    /// Leases for keys that are to stay for `time_to_live`.
-    pub fn new(time_to_live: Duration) -> Shared {
-        Shared {
-            time_to_live,
-            current: tokio::sync::Mutex::new(None),
+    told: &tokio::sync::watch::Sender<Option<LeaseId>>,
+) {
+    loop {
+        match store.grant(time_to_live).await {
+            Ok(lease) => {
+                told.send_replace(Some(lease));
+                let why = keep(store, lease, time_to_live).await;
+                told.send_replace(None);
+                tracing::warn!(
+                    why,
+                    "the lease of the agents' sessions is lost; they connect again"
+                );
+                give_up(store, lease).await;
+            }
+            Err(error) => tracing::debug!(%error, "no lease for the agents' sessions yet"),
         }
-    }
-
-    /// A lease that has at least the time to live left.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn get(&self, store: &Arc<dyn Store>) -> Result<LeaseId, StoreError> {
-        let span = self.time_to_live / 24;
-        let mut current = self.current.lock().await;
-        if let Some((lease, until)) = *current
-            && Instant::now() < until
-        {
-            return Ok(lease);
-        }
-        let until = Instant::now() + span;
-        let lease = store.grant(self.time_to_live + span).await?;
-        *current = Some((lease, until));
-        Ok(lease)
-    }
-
-    /// The store did not know the lease (it may be another store than before): make a new one.
-    pub async fn forget(&self) {
-        *self.current.lock().await = None;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -12,7 +12,6 @@ mod pool;
 mod queue;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_api::names::Kind;
@@ -23,9 +22,9 @@ use crate::election::Term;
 use crate::ending::Ending;
 use crate::env::Env;
 use crate::keys::{Keys, unchanged};
-use crate::lease::Shared;
 use crate::mirror::{Interest, Item, Mirror, Subscription};
 use crate::repo::Repo;
+use crate::shared_lease::SharedLease;
 use pool::Space;
 use queue::{Queue, Work};
 
@@ -43,7 +42,7 @@ struct Deposed;
 
 /// Leads for one term: until the office is lost, which drops this, or a write is refused, which
 /// ends it.
-pub async fn lead(env: &Env, mirror: &Mirror, ended: &Arc<Shared>, term: Term) {
+pub async fn lead(env: &Env, mirror: &Mirror, ended: &SharedLease, term: Term) {
     mirror.reached(term.revision()).await;
     let work = async {
         match Engine::take_office(env, mirror, ended, term.clone()).await {
@@ -71,7 +70,7 @@ struct Part {
 struct Engine<'a> {
     env: &'a Env,
     mirror: &'a Mirror,
-    ended: &'a Arc<Shared>,
+    ended: &'a SharedLease,
     repo: Repo,
     keys: Keys,
     term: Term,
@@ -89,7 +88,7 @@ impl<'a> Engine<'a> {
     async fn take_office(
         env: &'a Env,
         mirror: &'a Mirror,
-        ended: &'a Arc<Shared>,
+        ended: &'a SharedLease,
         term: Term,
     ) -> Result<Engine<'a>, Deposed> {
         let changes = mirror.subscribe(Interest::All);
@@ -181,7 +180,7 @@ impl<'a> Engine<'a> {
         if due.is_empty() {
             return Ok(false);
         }
-        let lease = match self.ended.get(&self.env.store).await {
+        let lease = match self.ended.get(self.env.store.as_ref()).await {
             Ok(lease) => lease,
             Err(error) => {
                 tracing::debug!(%error, "the engine waits for the store");
@@ -309,7 +308,7 @@ impl<'a> Engine<'a> {
             tracing::warn!(%error, "the engine could not write; trying again");
         }
         match error {
-            Some(StoreError::LeaseExpired) => self.ended.forget().await,
+            Some(StoreError::LeaseExpired) => self.ended.forget_all().await,
             Some(_) => tokio::time::sleep(STORE_RETRY).await,
             None => {}
         }
