@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod apply;
 mod command;
 mod failure;
 mod name;
@@ -65,6 +66,8 @@ struct Cli {
 enum Command {
     #[command(flatten)]
     Noun(Noun),
+    /// Make the server have what files say, showing the difference
+    Apply(apply::Apply),
     /// Print a script that completes this program's commands in a shell
     Completion {
         /// bash, zsh, fish, ...
@@ -107,7 +110,8 @@ fn main() -> ExitCode {
         Command::Identify(given) => return pass_on("identify", &given.arguments),
         Command::Version => output::line(&format!("penstock {}", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => complete(shell),
-        Command::Noun(noun) => talk(noun, &cli.global),
+        Command::Noun(noun) => talk(&cli.global, async |session| noun.run(session).await),
+        Command::Apply(files) => talk(&cli.global, async |session| files.run(session).await),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -146,12 +150,12 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
     built.map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))
 }
 
-fn talk(noun: Noun, global: &GlobalArgs) -> Outcome {
+fn talk(global: &GlobalArgs, work: impl AsyncFnOnce(&Session) -> Outcome) -> Outcome {
     let session = Session {
         api: Api::new(Settings::load(global)?),
         format: global.output,
     };
-    runtime()?.block_on(noun.run(&session))
+    runtime()?.block_on(work(&session))
 }
 
 #[cfg(test)]

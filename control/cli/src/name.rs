@@ -83,15 +83,6 @@ impl Kind {
         self.collections().last().copied().unwrap_or_default()
     }
 
-    /// The kind of what its names begin with, where it has a parent.
-    pub fn parent(self) -> Option<Kind> {
-        match self {
-            Kind::Device | Kind::Listener => Some(Kind::Node),
-            Kind::Namespace => Some(Kind::Subsystem),
-            _ => None,
-        }
-    }
-
     /// How the short form looks, for help.
     pub fn example(self) -> &'static str {
         match self {

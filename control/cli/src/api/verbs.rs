@@ -40,7 +40,7 @@ pub enum Changed {
     /// It is made.
     Done(Box<Object>),
     /// It is being made.
-    Began(Operation),
+    Began(Box<Operation>),
     /// It is gone.
     Gone,
 }
@@ -142,186 +142,96 @@ fn under(collection: &str, parent: &str) -> String {
     }
 }
 
+/// What a method's answer means: the resource, or an operation that makes it.
+macro_rules! changed {
+    (done $kind:ident $answer:expr) => {
+        Changed::Done(Box::new(Object::$kind($answer)))
+    };
+    (began $kind:ident $answer:expr) => {
+        Changed::Began(Box::new($answer))
+    };
+}
+
+/// Create for every kind that is made by hand: fields of the request, client, method, answer.
+macro_rules! creating {
+    ($($kind:ident: $id:ident $field:ident $($parent:ident)?, $client:ident,
+        $create:ident $request:ident $answer:ident;)*) => {
+        impl Api {
+            /// Makes a resource; its `name` says which.
+            pub async fn create(&self, object: Object, guard: Guard) -> Outcome<Changed> {
+                let (above, id) = split(object.name());
+                Ok(match object {
+                    $(Object::$kind(it) => {
+                        $(let $parent = above;)?
+                        let request = $request {
+                            $($parent,)?
+                            $id: id,
+                            $field: Some(it),
+                            request_id: guard.request_id,
+                            validate_only: guard.validate_only,
+                        };
+                        changed!($answer $kind change!(self, $client, $create, request))
+                    })*
+                    other => return Err(not_by_hand(&other, "created")),
+                })
+            }
+        }
+    };
+}
+
+creating! {
+    Node: node_id node, NodeServiceClient, create_node CreateNodeRequest done;
+    Host: host_id host, HostServiceClient, create_host CreateHostRequest done;
+    Subsystem: subsystem_id subsystem, SubsystemServiceClient,
+        create_subsystem CreateSubsystemRequest done;
+    Namespace: namespace_id namespace parent, NamespaceServiceClient,
+        create_namespace CreateNamespaceRequest began;
+    Listener: listener_id listener parent, ListenerServiceClient,
+        create_listener CreateListenerRequest began;
+    Volume: volume_id volume, VolumeServiceClient, create_volume CreateVolumeRequest began;
+}
+
+/// Update for every kind that can be changed: field of the request, client, method, answer.
+macro_rules! updating {
+    ($($kind:ident: $field:ident, $client:ident, $update:ident $request:ident $answer:ident;)*) => {
+        impl Api {
+            /// Changes the fields of the mask to what the object has.
+            pub async fn update(
+                &self,
+                object: Object,
+                mask: &[&str],
+                guard: Guard,
+            ) -> Outcome<Changed> {
+                let paths = mask.iter().map(ToString::to_string).collect();
+                let update_mask = Some(FieldMask { paths });
+                Ok(match object {
+                    $(Object::$kind(mut it) => {
+                        it.etag = guard.etag;
+                        let request = $request {
+                            $field: Some(it),
+                            update_mask,
+                            request_id: guard.request_id,
+                            validate_only: guard.validate_only,
+                        };
+                        changed!($answer $kind change!(self, $client, $update, request))
+                    })*
+                    other => return Err(not_by_hand(&other, "changed")),
+                })
+            }
+        }
+    };
+}
+
+updating! {
+    Node: node, NodeServiceClient, update_node UpdateNodeRequest done;
+    Device: device, DeviceServiceClient, update_device UpdateDeviceRequest done;
+    Host: host, HostServiceClient, update_host UpdateHostRequest done;
+    Subsystem: subsystem, SubsystemServiceClient, update_subsystem UpdateSubsystemRequest done;
+    Namespace: namespace, NamespaceServiceClient, update_namespace UpdateNamespaceRequest done;
+    Volume: volume, VolumeServiceClient, update_volume UpdateVolumeRequest began;
+}
+
 impl Api {
-    /// Makes a resource; its `name` says which.
-    pub async fn create(&self, object: Object, guard: Guard) -> Outcome<Changed> {
-        let (parent, id) = split(object.name());
-        let Guard {
-            request_id,
-            validate_only,
-            ..
-        } = guard;
-        Ok(match object {
-            Object::Node(node) => {
-                let node = Some(node);
-                let request = CreateNodeRequest {
-                    node_id: id,
-                    node,
-                    request_id,
-                    validate_only,
-                };
-                let made = change!(self, NodeServiceClient, create_node, request);
-                Changed::Done(Box::new(Object::Node(made)))
-            }
-            Object::Host(host) => {
-                let host = Some(host);
-                let request = CreateHostRequest {
-                    host_id: id,
-                    host,
-                    request_id,
-                    validate_only,
-                };
-                let made = change!(self, HostServiceClient, create_host, request);
-                Changed::Done(Box::new(Object::Host(made)))
-            }
-            Object::Subsystem(subsystem) => {
-                let subsystem = Some(subsystem);
-                let subsystem_id = id;
-                let request = CreateSubsystemRequest {
-                    subsystem_id,
-                    subsystem,
-                    request_id,
-                    validate_only,
-                };
-                let made = change!(self, SubsystemServiceClient, create_subsystem, request);
-                Changed::Done(Box::new(Object::Subsystem(made)))
-            }
-            Object::Namespace(namespace) => {
-                let (namespace_id, namespace) = (id, Some(namespace));
-                let request = CreateNamespaceRequest {
-                    parent,
-                    namespace_id,
-                    namespace,
-                    request_id,
-                    validate_only,
-                };
-                Changed::Began(change!(
-                    self,
-                    NamespaceServiceClient,
-                    create_namespace,
-                    request
-                ))
-            }
-            Object::Listener(listener) => {
-                let (listener_id, listener) = (id, Some(listener));
-                let request = CreateListenerRequest {
-                    parent,
-                    listener_id,
-                    listener,
-                    request_id,
-                    validate_only,
-                };
-                Changed::Began(change!(
-                    self,
-                    ListenerServiceClient,
-                    create_listener,
-                    request
-                ))
-            }
-            Object::Volume(volume) => {
-                let (volume_id, volume) = (id, Some(volume));
-                let request = CreateVolumeRequest {
-                    volume_id,
-                    volume,
-                    request_id,
-                    validate_only,
-                };
-                Changed::Began(change!(self, VolumeServiceClient, create_volume, request))
-            }
-            Object::Device(_) | Object::Operation(_) => {
-                return Err(not_by_hand(&object, "created"));
-            }
-        })
-    }
-
-    /// Changes the fields of the mask to what the object has.
-    pub async fn update(
-        &self,
-        mut object: Object,
-        mask: &[&str],
-        guard: Guard,
-    ) -> Outcome<Changed> {
-        let paths = mask.iter().map(ToString::to_string).collect();
-        let update_mask = Some(FieldMask { paths });
-        let Guard {
-            request_id,
-            validate_only,
-            etag,
-            ..
-        } = guard;
-        set_etag(&mut object, etag);
-        Ok(match object {
-            Object::Node(node) => {
-                let node = Some(node);
-                let request = UpdateNodeRequest {
-                    node,
-                    update_mask,
-                    request_id,
-                    validate_only,
-                };
-                let made = change!(self, NodeServiceClient, update_node, request);
-                Changed::Done(Box::new(Object::Node(made)))
-            }
-            Object::Device(device) => {
-                let device = Some(device);
-                let request = UpdateDeviceRequest {
-                    device,
-                    update_mask,
-                    request_id,
-                    validate_only,
-                };
-                let made = change!(self, DeviceServiceClient, update_device, request);
-                Changed::Done(Box::new(Object::Device(made)))
-            }
-            Object::Host(host) => {
-                let host = Some(host);
-                let request = UpdateHostRequest {
-                    host,
-                    update_mask,
-                    request_id,
-                    validate_only,
-                };
-                let made = change!(self, HostServiceClient, update_host, request);
-                Changed::Done(Box::new(Object::Host(made)))
-            }
-            Object::Subsystem(subsystem) => {
-                let subsystem = Some(subsystem);
-                let request = UpdateSubsystemRequest {
-                    subsystem,
-                    update_mask,
-                    request_id,
-                    validate_only,
-                };
-                let made = change!(self, SubsystemServiceClient, update_subsystem, request);
-                Changed::Done(Box::new(Object::Subsystem(made)))
-            }
-            Object::Namespace(namespace) => {
-                let namespace = Some(namespace);
-                let request = UpdateNamespaceRequest {
-                    namespace,
-                    update_mask,
-                    request_id,
-                    validate_only,
-                };
-                let made = change!(self, NamespaceServiceClient, update_namespace, request);
-                Changed::Done(Box::new(Object::Namespace(made)))
-            }
-            Object::Volume(volume) => {
-                let volume = Some(volume);
-                let request = UpdateVolumeRequest {
-                    volume,
-                    update_mask,
-                    request_id,
-                    validate_only,
-                };
-                Changed::Began(change!(self, VolumeServiceClient, update_volume, request))
-            }
-            Object::Listener(_) | Object::Operation(_) => {
-                return Err(not_by_hand(&object, "changed"));
-            }
-        })
-    }
-
     /// Deletes a resource by its full name.
     pub async fn delete(&self, kind: Kind, name: &str, guard: Guard) -> Outcome<Changed> {
         macro_rules! delete {
@@ -361,23 +271,25 @@ impl Api {
                 Changed::Gone
             }
             Kind::Namespace => {
-                let client = delete!(
+                let began = delete!(
                     NamespaceServiceClient,
                     delete_namespace,
                     DeleteNamespaceRequest
                 );
-                Changed::Began(client)
+                Changed::Began(Box::new(began))
             }
-            Kind::Listener => Changed::Began(delete!(
-                ListenerServiceClient,
-                delete_listener,
-                DeleteListenerRequest
-            )),
-            Kind::Volume => Changed::Began(delete!(
-                VolumeServiceClient,
-                delete_volume,
-                DeleteVolumeRequest
-            )),
+            Kind::Listener => {
+                let began = delete!(
+                    ListenerServiceClient,
+                    delete_listener,
+                    DeleteListenerRequest
+                );
+                Changed::Began(Box::new(began))
+            }
+            Kind::Volume => {
+                let began = delete!(VolumeServiceClient, delete_volume, DeleteVolumeRequest);
+                Changed::Began(Box::new(began))
+            }
             Kind::Device | Kind::Operation => {
                 let told = format!("{name} cannot be deleted by hand: it goes by itself");
                 return Err(Failure::usage(told));
@@ -418,19 +330,6 @@ impl Api {
         let sent =
             |channel, request| async move { WatchServiceClient::new(channel).watch(request).await };
         self.open(request, sent).await
-    }
-}
-
-fn set_etag(object: &mut Object, etag: String) {
-    match object {
-        Object::Node(it) => it.etag = etag,
-        Object::Device(it) => it.etag = etag,
-        Object::Host(it) => it.etag = etag,
-        Object::Subsystem(it) => it.etag = etag,
-        Object::Namespace(it) => it.etag = etag,
-        Object::Listener(it) => it.etag = etag,
-        Object::Volume(it) => it.etag = etag,
-        Object::Operation(_) => {}
     }
 }
 

@@ -17,8 +17,6 @@ use crate::api::Api;
 use crate::failure::Outcome;
 use crate::output::Format;
 
-pub use verbs::began;
-
 /// What a command works with.
 pub struct Session {
     /// The server.

@@ -12,7 +12,7 @@ use crate::api::{Changed, Guard};
 use crate::failure::{Failure, Outcome};
 use crate::name::Kind;
 use crate::object::{Common, Object};
-use crate::output::{self, Format, line, note, to_value};
+use crate::output::{self, Format, line, to_value};
 use crate::view;
 use crate::wait::wait;
 use crate::watch::{Watched, watch};
@@ -322,7 +322,7 @@ async fn conclude(
         Changed::Gone => return Ok(()),
         Changed::Done(_) if format == Format::Table => return line(&format!("{name} {done}")),
         Changed::Done(object) => return output::one(format, &object),
-        Changed::Began(operation) => operation,
+        Changed::Began(operation) => *operation,
     };
     if !wait_args.wait {
         return match format {

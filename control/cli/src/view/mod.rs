@@ -8,4 +8,4 @@ mod time;
 pub use describe::describe;
 pub use rows::{columns, row, summary};
 pub use table::{Column, Table, pad};
-pub use time::{age, clock};
+pub use time::clock;
