@@ -128,7 +128,9 @@ impl Managed {
     /// Whether control has a listener at this address here.
     pub(crate) fn has_listener(&self, address: SocketAddr) -> bool {
         let mut listeners = self.listeners.values();
-        listeners.any(|known| known.bound == address || known.configured == address)
+        listeners.any(|known| {
+            known.bound == address || (known.configured == address && address.port() != 0)
+        })
     }
 }
 
