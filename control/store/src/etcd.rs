@@ -41,9 +41,8 @@ const OLDEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A store on an etcd cluster.
 pub struct EtcdStore {
+    /// Its own key is that of this client's fence.
     link: Arc<Link>,
-    /// The key of this client's fence.
-    fence_key: String,
     /// Revision of this client's fence; 0: there is none.
     fence: AtomicI64,
     /// The highest revision seen so far.
@@ -53,7 +52,7 @@ pub struct EtcdStore {
 impl fmt::Debug for EtcdStore {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("EtcdStore")
-            .field("fence_key", &self.fence_key)
+            .field("fence", &self.link.own_key)
             .finish_non_exhaustive()
     }
 }
@@ -65,9 +64,9 @@ impl EtcdStore {
     /// [`StoreError::Unavailable`] where no member answers, [`StoreError::Denied`] where etcd
     /// refuses the user, [`StoreError::Internal`] where the settings are wrong.
     pub async fn connect(config: EtcdConfig) -> Result<Self, StoreError> {
+        let fence_key = format!("{}{}", config.fence_prefix, uuid::Uuid::new_v4());
         let store = Self {
-            link: Arc::new(Link::new(&config)?),
-            fence_key: format!("{}{}", config.fence_prefix, uuid::Uuid::new_v4()),
+            link: Arc::new(Link::new(&config, fence_key)?),
             fence: AtomicI64::new(0),
             seen: AtomicI64::new(0),
         };
@@ -88,7 +87,7 @@ impl EtcdStore {
         let mut backoff = Backoff::new();
         loop {
             let fence = self.fence.load(Ordering::Relaxed);
-            let fence = fenced.then_some((self.fence_key.as_str(), fence));
+            let fence = fenced.then_some((self.link.own_key.as_str(), fence));
             let left = deadline.saturating_duration_since(Instant::now());
             let sent = self
                 .link
@@ -152,7 +151,7 @@ impl EtcdStore {
             .link
             .repeat(|client| async move {
                 let options = PutOptions::new().with_lease(lease.0);
-                let key = self.fence_key.as_str();
+                let key = self.link.own_key.as_str();
                 client.kv_client().put(key, "", Some(options)).await
             })
             .await?;
@@ -190,10 +189,12 @@ impl EtcdStore {
     /// Fills in what etcd's own error does not say.
     async fn explain(&self, error: StoreError, asked: Revision) -> StoreError {
         match error {
-            StoreError::FutureRevision { .. } => match probe(&self.link, "/", 0).await {
-                Ok((_, current)) => StoreError::FutureRevision { asked, current },
-                Err(error) => error,
-            },
+            StoreError::FutureRevision { .. } => {
+                match probe(&self.link, &self.link.own_key, 0).await {
+                    Ok((_, current)) => StoreError::FutureRevision { asked, current },
+                    Err(error) => error,
+                }
+            }
             StoreError::Compacted { .. } => StoreError::Compacted {
                 oldest: oldest(&self.link, asked).await,
             },
@@ -274,7 +275,10 @@ async fn oldest(link: &Link, asked: Revision) -> Revision {
         let (_, client) = link.client().await.ok()?;
         let options = WatchOptions::new().with_start_revision(1);
         let mut watch = client.watch_client();
-        let mut stream = watch.watch(first_key(""), Some(options)).await.ok()?;
+        let mut stream = watch
+            .watch(link.own_key.as_str(), Some(options))
+            .await
+            .ok()?;
         while let Ok(Some(answer)) = stream.message().await {
             if answer.compact_revision() > 0 {
                 return Some(answer.compact_revision() + 1);
@@ -341,7 +345,7 @@ fn moved_fence(answer: &TxnResponse, sent: Revision) -> Option<Revision> {
 #[async_trait]
 impl Store for EtcdStore {
     async fn id(&self) -> Result<String, StoreError> {
-        let (cluster, _) = probe(&self.link, &self.fence_key, 0).await?;
+        let (cluster, _) = probe(&self.link, &self.link.own_key, 0).await?;
         Ok(cluster_name(cluster))
     }
 
@@ -444,7 +448,7 @@ impl Store for EtcdStore {
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
-        let (_, current) = probe(&self.link, &self.fence_key, 0).await?;
+        let (_, current) = probe(&self.link, &self.link.own_key, 0).await?;
         if revision > current {
             return Err(StoreError::FutureRevision {
                 asked: revision,

@@ -250,6 +250,57 @@ async fn never_serves_a_damaged_file() {
     assert!(error.contains("damaged"), "{error}");
 }
 
+/// Tells a child process of [`a_full_disk_loses_nothing`] which file to write.
+const CHILD_OF_FULL: &str = "STORE_TEST_FULL_FILE";
+
+/// Not a test by itself: what the child of the next one does, whose files cannot grow for long.
+#[tokio::test]
+async fn child_fills_its_disk() {
+    let Some(path) = std::env::var_os(CHILD_OF_FULL) else {
+        println!("skipped: only as a child of a_full_disk_loses_nothing");
+        return;
+    };
+    let store = open(Path::new(&path)).await;
+    let mut written = 0;
+    let error = loop {
+        match store.txn(put(&format!("{written}"), &[7; 100_000])).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    let entries = all(&store).await;
+    assert_eq!(entries.len(), written);
+    assert_eq!(store.get(&format!("{written}")).await.unwrap().0, None);
+    println!("written {written}");
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let child = Command::new("sh")
+        .arg("-c")
+        // Without the signal, writing past the limit is an error as of a full disk.
+        .arg("trap '' XFSZ; ulimit -f 20000; exec \"$0\" \"$@\"")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "child_fills_its_disk", "--nocapture"])
+        .env(CHILD_OF_FULL, &path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    let complained = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{said}\n{complained}");
+    let (_, written) = said.split_once("written ").unwrap();
+    let written: usize = written.lines().next().unwrap().parse().unwrap();
+    assert!(written > 10, "{written}");
+    let store = open(&path).await;
+    let entries = all(&store).await;
+    assert_eq!(entries.len(), written);
+    // With room again it goes on.
+    store.txn(put("more", &[7; 1_000_000])).await.unwrap();
+}
+
 /// Not a test by itself: what the child of the next one does.
 #[tokio::test]
 async fn child_writes_until_killed() {

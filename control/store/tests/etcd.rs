@@ -1,6 +1,7 @@
 //! The store on real etcd members: the shared suite, and what only a cluster does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -403,4 +404,93 @@ async fn logs_in_and_again_when_its_token_is_forgotten() {
     let lease = store.grant(LONG).await.unwrap();
     store.keep_alive(lease).await.unwrap();
     store.revoke(lease).await.unwrap();
+}
+
+/// A certificate and its key, signed by an authority, as files.
+fn certificate(
+    folder: &Path,
+    name: &str,
+    issuer: &rcgen::Issuer<'_, rcgen::KeyPair>,
+) -> (PathBuf, PathBuf) {
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    params.extended_key_usages = vec![
+        rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+        rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let signed = params.signed_by(&key, issuer).unwrap();
+    let files = [("crt", signed.pem()), ("key", key.serialize_pem())];
+    let [cert, key] = files.map(|(kind, pem)| {
+        let path = folder.join(format!("{name}.{kind}"));
+        std::fs::write(&path, pem).unwrap();
+        path
+    });
+    (cert, key)
+}
+
+/// An authority that signs certificates, and its own as a file.
+fn authority(folder: &Path, name: &str) -> (PathBuf, rcgen::Issuer<'static, rcgen::KeyPair>) {
+    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let path = folder.join(format!("{name}.crt"));
+    std::fs::write(&path, params.self_signed(&key).unwrap().pem()).unwrap();
+    (path, rcgen::Issuer::new(params, key))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn speaks_tls_and_shows_its_certificate() {
+    let Some(program) = cluster::program() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, issuer) = authority(folder.path(), "ca");
+    let (other_ca, other_issuer) = authority(folder.path(), "other");
+    let (server_cert, server_key) = certificate(folder.path(), "server", &issuer);
+    let (cert, key) = certificate(folder.path(), "client", &issuer);
+    let (other_cert, other_key) = certificate(folder.path(), "stranger", &other_issuer);
+    let mut cluster = Cluster::new(program, 1);
+    cluster.scheme = "https";
+    cluster.arguments = vec![
+        format!("--cert-file={}", server_cert.display()),
+        format!("--key-file={}", server_key.display()),
+        format!("--trusted-ca-file={}", ca.display()),
+        "--client-cert-auth".into(),
+    ];
+    cluster.start_all();
+    let mut config = EtcdConfig::new(cluster.endpoints());
+    config.ca_file = Some(ca);
+    config.cert_file = Some(cert);
+    config.key_file = Some(key);
+    let store = connect(config.clone()).await;
+    let revision = write(&store, "/k", b"v").await;
+    let mut watch = store.watch("/k", revision).await.unwrap();
+    assert_eq!(next_revision(&mut watch).await, Ok(revision));
+
+    config.request_timeout = Duration::from_secs(1);
+    let change = |change: &dyn Fn(&mut EtcdConfig)| {
+        let mut config = config.clone();
+        change(&mut config);
+        EtcdStore::connect(config)
+    };
+    let anonymous = change(&|c| (c.cert_file, c.key_file) = (None, None)).await;
+    assert_eq!(anonymous.unwrap_err().kind(), "unavailable");
+    let stranger = change(&|c| {
+        c.cert_file = Some(other_cert.clone());
+        c.key_file = Some(other_key.clone());
+    });
+    assert_eq!(stranger.await.unwrap_err().kind(), "unavailable");
+    let mistrusted = change(&|c| c.ca_file = Some(other_ca.clone())).await;
+    let mistrusted = mistrusted.unwrap_err();
+    assert_eq!(mistrusted.kind(), "unavailable");
+    assert!(
+        mistrusted.to_string().contains("certificate"),
+        "{mistrusted}"
+    );
 }

@@ -244,6 +244,14 @@ fn number(read: &ReadTransaction, name: &str) -> Result<i64, FileError> {
     Ok(i64::from_le_bytes(bytes))
 }
 
+fn no_room(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
+}
+
 /// Names the file and what to do.
 fn describe(path: &Path, error: &FileError) -> StoreError {
     let path = path.display();
@@ -260,8 +268,8 @@ fn describe(path: &Path, error: &FileError) -> StoreError {
         redb::Error::DatabaseAlreadyOpen => StoreError::Internal(format!(
             "the store's file {path} is in use by another penstock-control; stop that one, or use etcd for several servers"
         )),
-        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => {
-            StoreError::Full(format!("no space left for the store's file {path}"))
+        redb::Error::Io(io) if no_room(io) => {
+            StoreError::Full(format!("no space left for the store's file {path}: {io}"))
         }
         redb::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
             damaged("it is no store, or its header is broken")

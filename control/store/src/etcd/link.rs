@@ -37,12 +37,15 @@ pub(super) struct Link {
     options: ConnectOptions,
     current: AtomicUsize,
     pub(super) request_timeout: Duration,
+    /// A key that this client may surely read.
+    pub(super) own_key: String,
 }
 
 impl Link {
-    pub(super) fn new(config: &EtcdConfig) -> Result<Self, StoreError> {
+    pub(super) fn new(config: &EtcdConfig, own_key: String) -> Result<Self, StoreError> {
         let endpoints = config.endpoints.iter();
         Ok(Self {
+            own_key,
             endpoints: endpoints
                 .map(|endpoint| (endpoint.clone(), OnceCell::new()))
                 .collect(),
@@ -52,9 +55,13 @@ impl Link {
         })
     }
 
+    fn current(&self) -> usize {
+        self.current.load(Ordering::Relaxed) % self.endpoints.len()
+    }
+
     /// The member in use, and its number.
     pub(super) async fn client(&self) -> Result<(usize, Client), Failure> {
-        let number = self.current.load(Ordering::Relaxed) % self.endpoints.len();
+        let number = self.current();
         let (endpoint, client) = &self.endpoints[number];
         let connected = client.get_or_try_init(|| async {
             Client::connect([endpoint], Some(self.options.clone())).await
@@ -66,6 +73,11 @@ impl Link {
                 Err(self.named(number, Failure::from(error)).not_sent())
             }
         }
+    }
+
+    /// Uses another member than now.
+    pub(super) fn leave_current(&self) {
+        self.leave(self.current());
     }
 
     /// Uses another member from now on, if this one is still in use.

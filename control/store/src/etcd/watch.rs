@@ -61,7 +61,10 @@ impl EtcdWatch {
         let link = Arc::clone(&self.link);
         timeout(link.request_timeout, self.try_connect())
             .await
-            .unwrap_or_else(|_| Err(Failure::unanswered("watching takes too long to start")))
+            .unwrap_or_else(|_| {
+                link.leave_current();
+                Err(Failure::unanswered("watching takes too long to start"))
+            })
     }
 
     async fn try_connect(&mut self) -> Result<(), Failure> {
