@@ -13,6 +13,7 @@
 
 mod api;
 mod apply;
+mod certs;
 mod command;
 mod failure;
 mod name;
@@ -68,6 +69,9 @@ enum Command {
     Noun(Noun),
     /// Make the server have what files say, showing the difference
     Apply(apply::Apply),
+    /// Make certificates for a lab: a private authority, and who may do what
+    #[command(subcommand)]
+    Certs(certs::Verb),
     /// Print a script that completes this program's commands in a shell
     Completion {
         /// bash, zsh, fish, ...
@@ -109,6 +113,7 @@ fn main() -> ExitCode {
         Command::Discover(given) => return pass_on("discover", &given.arguments),
         Command::Identify(given) => return pass_on("identify", &given.arguments),
         Command::Version => output::line(&format!("penstock {}", env!("CARGO_PKG_VERSION"))),
+        Command::Certs(verb) => verb.run(),
         Command::Completion { shell } => complete(shell),
         Command::Noun(noun) => talk(&cli.global, async |session| noun.run(session).await),
         Command::Apply(files) => talk(&cli.global, async |session| files.run(session).await),
