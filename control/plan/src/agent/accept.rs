@@ -125,12 +125,16 @@ impl AgentState {
             self.set_orphan(&uid, Some("MissingInStore"), None);
         }
         let version = self.version + 1;
-        let mut any = mark_orphans(&mut self.subsystems, &desired.subsystems, version);
-        any |= mark_orphans(&mut self.namespaces, &desired.namespaces, version);
-        any |= mark_orphans(&mut self.listeners, &desired.listeners, version);
-        if any {
+        let subsystems = mark_orphans(&mut self.subsystems, &desired.subsystems, version);
+        let namespaces = mark_orphans(&mut self.namespaces, &desired.namespaces, version);
+        let listeners = mark_orphans(&mut self.listeners, &desired.listeners, version);
+        if !(subsystems.is_empty() && namespaces.is_empty() && listeners.is_empty()) {
             self.bump();
         }
+        // A volume that goes may have waited for just these.
+        namespaces
+            .into_iter()
+            .for_each(|uid| self.touch(Key::Namespace(uid)));
     }
 
     /// Makes a volume an orphan, or ends that; notes why the store's version was not taken.
@@ -516,7 +520,8 @@ fn conflict_of_versions(
         ));
     }
     let same = newest.layout == volume.layout;
-    let moved = held.phase != Phase::New && !extends(newest, volume);
+    let may_have_data = held.phase != Phase::New || held.untrusted;
+    let moved = may_have_data && !extends(newest, volume);
     (moved || (here == there && !same)).then(|| {
         (
             "LayoutConflict",
@@ -549,23 +554,22 @@ fn accept_object<D: Object>(
     true
 }
 
-/// Makes orphans of what is not named; whether anything changed. What is being taken away goes on
-/// doing so.
+/// Makes orphans of what is not named, and returns which. What is being taken away goes on doing so.
 fn mark_orphans<D: Object>(
     map: &mut std::collections::BTreeMap<String, Held<D>>,
     desired: &[D],
     version: u64,
-) -> bool {
+) -> Vec<String> {
     let named: BTreeSet<&str> = desired.iter().map(Object::uid).collect();
-    let mut any = false;
+    let mut orphans = Vec::new();
     for (uid, held) in map {
         if !held.orphan && !held.desired.deleted() && !named.contains(uid.as_str()) {
             held.orphan = true;
             held.since = version;
-            any = true;
+            orphans.push(uid.clone());
         }
     }
-    any
+    orphans
 }
 
 pub(super) fn gone_object(uid: &str, generation: i64) -> ObservedObject {

@@ -16,7 +16,7 @@ type Place = (String, u64);
 /// A node and its agent.
 pub struct Node {
     pub agent: AgentState,
-    /// The newest saved state and the one before.
+    /// The newest saved state (none where it is damaged) and the one before.
     pub files: [Option<Vec<u8>>; 2],
     /// What is written where. What is not in it was never used: full of somebody's old data.
     written: BTreeMap<Place, Option<String>>,
@@ -73,7 +73,10 @@ impl Node {
         let Some(mark) = self.agent.unsaved() else {
             return;
         };
-        self.files[1] = self.files[0].take();
+        // A damaged file never takes the place of the good one before it.
+        if let Some(good) = self.files[0].take() {
+            self.files[1] = Some(good);
+        }
         self.files[0] = Some(self.agent.encode());
         if told {
             self.agent.saved(mark);
@@ -116,20 +119,24 @@ impl Node {
         self.subsystems.clear();
         self.namespaces.clear();
         self.listeners.clear();
-        self.agent = match &self.files[0] {
-            Some(bytes) => AgentState::decode(bytes).expect("what was saved can be read"),
-            None => AgentState::new(),
+        let read = |bytes: &Vec<u8>| AgentState::decode(bytes).expect("what was saved can be read");
+        self.agent = match &self.files {
+            [Some(newest), _] => read(newest),
+            [None, Some(before)] => {
+                let mut agent = read(before);
+                agent.distrust();
+                agent
+            }
+            [None, None] => AgentState::new(),
         };
     }
 
-    /// Power off and on again, with the newest saved state lost.
+    /// Power off and on again, with the newest saved state damaged.
     pub fn crash_and_lose_newest(&mut self) {
-        if self.files[1].is_none() {
-            return self.crash();
+        if self.files[1].is_some() {
+            self.files[0] = None;
         }
-        self.files[0] = self.files[1].clone();
         self.crash();
-        self.agent.distrust();
     }
 
     pub fn perform(&mut self, step: &Step) -> Result<(), StepError> {
