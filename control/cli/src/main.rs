@@ -22,6 +22,7 @@ mod output;
 mod quantity;
 mod settings;
 mod sibling;
+mod up;
 mod view;
 mod wait;
 mod watch;
@@ -69,6 +70,8 @@ enum Command {
     Noun(Noun),
     /// Make the server have what files say, showing the difference
     Apply(apply::Apply),
+    /// Run control and a node on this machine, until Ctrl-C
+    Up(up::Up),
     /// Make certificates for a lab: a private authority, and who may do what
     #[command(subcommand)]
     Certs(certs::Verb),
@@ -107,12 +110,17 @@ fn main() -> ExitCode {
     if let Some((command, rest)) = passed_on(&arguments) {
         return pass_on(command, rest);
     }
+    if let Some(why) = up::become_child(&arguments) {
+        output::note(&format!("penstock: {why}"));
+        return ExitCode::FAILURE;
+    }
     let cli = Cli::parse_from(arguments);
     let done = match cli.command {
         Command::Perf(given) => return pass_on("perf", &given.arguments),
         Command::Discover(given) => return pass_on("discover", &given.arguments),
         Command::Identify(given) => return pass_on("identify", &given.arguments),
         Command::Version => output::line(&format!("penstock {}", env!("CARGO_PKG_VERSION"))),
+        Command::Up(up) => runtime().and_then(|runtime| runtime.block_on(up.run(&cli.global))),
         Command::Certs(verb) => verb.run(),
         Command::Completion { shell } => complete(shell),
         Command::Noun(noun) => talk(&cli.global, async |session| noun.run(session).await),

@@ -133,6 +133,16 @@ impl Settings {
         })
     }
 
+    /// Of a server on this machine without TLS.
+    pub fn local(endpoint: String, timeout: Duration) -> Self {
+        Self {
+            endpoints: vec![endpoint],
+            ca: None,
+            identity: None,
+            timeout: Some(timeout),
+        }
+    }
+
     /// For one request.
     pub fn request_timeout(&self) -> Duration {
         self.timeout.unwrap_or(REQUEST_TIMEOUT)

@@ -1,4 +1,4 @@
-//! Finding and becoming the program that does the work.
+//! Finding the programs that are installed beside this one, and becoming the one that does the work.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -28,8 +28,11 @@ pub struct Failure {
 pub fn run(command: &str, arguments: &[OsString]) -> Failure {
     let own = env::current_exe().ok();
     let beside = own.as_deref().and_then(Path::parent);
-    let Some(program) = find(beside, env::var_os("PATH").as_deref()) else {
-        return not_found(beside);
+    let Some(program) = find(PROGRAM, beside, env::var_os("PATH").as_deref()) else {
+        return Failure {
+            error: not_found(PROGRAM, "penstock-client", beside),
+            exit_code: EXIT_NOT_FOUND,
+        };
     };
     let error = Command::new(&program).arg(command).args(arguments).exec();
     let told = format!("cannot run {}: {error}", program.display());
@@ -39,29 +42,34 @@ pub fn run(command: &str, arguments: &[OsString]) -> Failure {
     }
 }
 
-fn not_found(beside: Option<&Path>) -> Failure {
+/// Where a program is that is built from this package; else what to tell the person.
+pub fn locate(program: &str, package: &str) -> io::Result<PathBuf> {
+    let own = env::current_exe().ok();
+    let beside = own.as_deref().and_then(Path::parent);
+    find(program, beside, env::var_os("PATH").as_deref())
+        .ok_or_else(|| not_found(program, package, beside))
+}
+
+fn not_found(program: &str, package: &str, beside: Option<&Path>) -> io::Error {
     let place = beside.map_or_else(
         || "beside this program".into(),
         |dir| format!("in {}", dir.display()),
     );
     let told = format!(
-        "{PROGRAM} is neither {place} nor in PATH; \
-         install it there, or build it with `cargo build --release -p penstock-client`"
+        "{program} is neither {place} nor in PATH; \
+         install it there, or build it with `cargo build --release -p {package}`"
     );
-    Failure {
-        error: io::Error::new(io::ErrorKind::NotFound, told),
-        exit_code: EXIT_NOT_FOUND,
-    }
+    io::Error::new(io::ErrorKind::NotFound, told)
 }
 
 /// The first executable of that name: beside this program, then along `path`.
-fn find(beside: Option<&Path>, path: Option<&OsStr>) -> Option<PathBuf> {
+fn find(program: &str, beside: Option<&Path>, path: Option<&OsStr>) -> Option<PathBuf> {
     let along_path = path.into_iter().flat_map(env::split_paths);
     beside
         .map(Path::to_path_buf)
         .into_iter()
         .chain(along_path)
-        .map(|dir| dir.join(PROGRAM))
+        .map(|dir| dir.join(program))
         .find(|candidate| is_executable(candidate))
 }
 
@@ -88,22 +96,20 @@ mod tests {
         let near = place(beside.path(), 0o755);
         let far = place(elsewhere.path(), 0o755);
         let path = elsewhere.path().as_os_str();
-        assert_eq!(find(Some(beside.path()), Some(path)), Some(near.clone()));
+        assert_eq!(
+            find(PROGRAM, Some(beside.path()), Some(path)),
+            Some(near.clone())
+        );
         fs::remove_file(near).unwrap();
-        assert_eq!(find(Some(beside.path()), Some(path)), Some(far));
+        assert_eq!(find(PROGRAM, Some(beside.path()), Some(path)), Some(far));
     }
 
     #[test]
     fn what_cannot_be_executed_is_passed_over() {
         let beside = tempfile::tempdir().unwrap();
         place(beside.path(), 0o644);
-        assert_eq!(find(Some(beside.path()), None), None);
-        let told = not_found(Some(beside.path()));
-        assert_eq!(told.exit_code, EXIT_NOT_FOUND);
-        assert!(
-            told.error.to_string().contains("cargo build"),
-            "{}",
-            told.error
-        );
+        assert_eq!(find(PROGRAM, Some(beside.path()), None), None);
+        let told = not_found(PROGRAM, "penstock-client", Some(beside.path()));
+        assert!(told.to_string().contains("cargo build"), "{told}");
     }
 }
