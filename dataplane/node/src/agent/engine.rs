@@ -54,7 +54,8 @@ pub(super) struct Engine {
 #[derive(Default)]
 pub(super) struct Stream {
     outbound: Option<mpsc::Sender<AgentMessage>>,
-    welcomed: bool,
+    /// Control has told everything that it wants: it may be told in turn.
+    told: bool,
     /// The next report tells everything.
     full: bool,
     /// Control had no room for a report.
@@ -110,9 +111,10 @@ impl Engine {
     /// Saves and does steps until nothing is left to do now, then reports.
     async fn settle(&mut self) -> Result<(), Leaving> {
         loop {
-            self.save().await;
+            let saved = self.save().await;
             let steps = self.state.steps();
-            if steps.is_empty() {
+            // Asking for steps may end the life of something: that is to be saved, too.
+            if steps.is_empty() && (!saved || self.state.unsaved().is_none()) {
                 break;
             }
             self.carry_out(steps).await?;
@@ -126,15 +128,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes everything durable that is not. Where the disk refuses, what depends on it waits.
-    async fn save(&mut self) {
+    /// Makes everything durable that is not. Where the disk refuses (false), what depends on it
+    /// waits.
+    async fn save(&mut self) -> bool {
         let Some(mark) = self.state.unsaved() else {
-            return;
+            return true;
         };
         let (bytes, folder) = (self.state.encode(), Arc::clone(&self.folder));
         let saved = tokio::task::spawn_blocking(move || folder.save(&bytes)).await;
         let problem = match saved {
-            Ok(Ok(())) => return self.state.saved(mark),
+            Ok(Ok(())) => {
+                self.state.saved(mark);
+                return true;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
@@ -145,6 +151,7 @@ impl Engine {
         }
         let pause = self.timers.retry_pause;
         self.timers.retry_at.get_or_insert(Instant::now() + pause);
+        false
     }
 
     async fn carry_out(&mut self, steps: Vec<Step>) -> Result<(), Leaving> {
@@ -192,7 +199,6 @@ impl Engine {
                         revision = welcome.revision,
                         "control has let the node in"
                     );
-                    self.stream.welcomed = true;
                     self.gauges.connected.store(true, Ordering::Relaxed);
                 }
                 Some(control_message::Message::Desired(desired)) => self.accept(desired),
@@ -252,6 +258,7 @@ impl Engine {
                  `penstock node resolve-orphan`"
             );
         }
+        self.stream.told |= complete;
         tracing::info!(revision, complete, "accepted what control wants");
         self.gauges
             .accepted_revision
@@ -270,12 +277,7 @@ impl Engine {
         if self.state.unsaved().is_some() {
             return;
         }
-        let Some(outbound) = self
-            .stream
-            .outbound
-            .as_ref()
-            .filter(|_| self.stream.welcomed)
-        else {
+        let Some(outbound) = self.stream.outbound.as_ref().filter(|_| self.stream.told) else {
             if let Some(report) = self.state.report(false) {
                 self.gauges.observe(&report, false);
             }

@@ -1,9 +1,11 @@
 //! Why control is not reached, for a person: what, and the remedy.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use tonic::{Code, Status};
+use x509_parser::time::ASN1Time;
 
 /// The texts of an error and of what lies behind it, without repetitions.
 fn chain(error: &dyn Error) -> String {
@@ -100,6 +102,34 @@ fn meaning(text: &str) -> Option<String> {
     Some(format!("{known} ({text})"))
 }
 
+/// Whether the node's own certificate is valid now. Control refuses it otherwise, and its refusal
+/// may be lost with the connection.
+pub(super) fn validity(pem: &[u8], path: &Path) -> Result<(), String> {
+    let path = path.display();
+    let no_certificate =
+        || format!("{path} holds no certificate in PEM; correct control.tls_certificate_file");
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).map_err(|_| no_certificate())?;
+    let validity = pem
+        .parse_x509()
+        .map_err(|_| no_certificate())?
+        .validity()
+        .clone();
+    let now = ASN1Time::now();
+    if now > validity.not_after {
+        return Err(format!(
+            "this node's certificate, {path}, has expired ({}); renew tls_certificate_file",
+            validity.not_after
+        ));
+    }
+    if now < validity.not_before {
+        return Err(format!(
+            "this node's certificate, {path}, is not valid before {}; look at this machine's clock",
+            validity.not_before
+        ));
+    }
+    Ok(())
+}
+
 /// A connection that could not be made.
 pub(super) fn connection(error: &tonic::transport::Error) -> String {
     let text = chain(error);
@@ -124,6 +154,10 @@ pub(super) fn status(status: &Status) -> String {
         return known;
     }
     let remedy = match status.code() {
+        // What TLS 1.3 leaves of a refusal where the connection is closed before it is read.
+        _ if message.contains("connection closed") || message.contains("broken pipe") => {
+            "control closed the connection: its log says why; it may refuse this node's certificate"
+        }
         Code::NotFound => "create the node: `penstock node create NAME` with [node] name",
         Code::Unauthenticated | Code::PermissionDenied => {
             "use a certificate with role node and [node] name as its common name"

@@ -177,6 +177,7 @@ fn tls(files: &TlsFiles, name: &str) -> Result<ClientTlsConfig, String> {
     let ca = read(&files.ca, "tls_ca_file")?;
     let certificate = read(&files.certificate, "tls_certificate_file")?;
     let key = read(&files.key, "tls_key_file")?;
+    explain::validity(&certificate, &files.certificate)?;
     Ok(ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(ca))
         .identity(Identity::from_pem(certificate, key))

@@ -43,12 +43,56 @@ impl Config {
         let problems: Vec<Problem> = of_devices
             .chain(of_namespaces)
             .filter_map(|place| self.file_problem(&place))
+            .chain(self.control_problems())
             .collect();
         if problems.is_empty() {
             Ok(())
         } else {
             Err(Problems(problems))
         }
+    }
+
+    /// What is wrong with the files of `[control]`; what is in them TLS tells.
+    fn control_problems(&self) -> Vec<Problem> {
+        let Some(control) = &self.control else {
+            return Vec::new();
+        };
+        let mut problems = Vec::new();
+        let mut refuse = |key: &str, what: String, remedy: &str| {
+            problems.push(Problem {
+                file: self.file.clone(),
+                line: None,
+                key: format!("control.{key}"),
+                what,
+                remedy: remedy.to_owned(),
+            });
+        };
+        let state = &control.state_directory;
+        if state.exists() && !state.is_dir() {
+            let what = format!("{} is no folder", state.display());
+            refuse("state_directory", what, "correct the path");
+        }
+        let files = control.tls.iter().flat_map(|tls| {
+            [
+                ("tls_ca_file", &tls.ca, "CERTIFICATE"),
+                ("tls_certificate_file", &tls.certificate, "CERTIFICATE"),
+                ("tls_key_file", &tls.key, "PRIVATE KEY"),
+            ]
+        });
+        for (key, path, holds) in files {
+            match fs::read_to_string(path) {
+                Ok(text) if text.contains(holds) => {}
+                Ok(_) => {
+                    let what = format!("{} holds no {holds} in PEM", path.display());
+                    refuse(key, what, "name a PEM file, such as `penstock certs init` makes");
+                }
+                Err(error) => {
+                    let what = format!("{}: {error}", path.display());
+                    refuse(key, what, "check the path and its permissions");
+                }
+            }
+        }
+        problems
     }
 
     fn file_problem(&self, place: &Place<'_>) -> Option<Problem> {

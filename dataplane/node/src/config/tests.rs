@@ -721,3 +721,25 @@ fn control_knows_nodes_by_a_plain_name() {
         parse(&format!("[node]\nname = \"{name}\"\n{LISTENER}")).expect("without control");
     }
 }
+
+#[test]
+fn the_files_of_control_are_looked_at() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("ca"), "-----BEGIN CERTIFICATE-----").expect("written");
+    std::fs::write(path("key"), "what?").expect("written");
+    let text = format!(
+        "[control]\nendpoints = [\"https://c:1\"]\nstate_directory = \"{}\"\ntls_ca_file = \"{}\"\n\
+         tls_certificate_file = \"{}\"\ntls_key_file = \"{}\"\n",
+        path("ca"),
+        path("ca"),
+        path("none"),
+        path("key")
+    );
+    let config = parse(&text).expect("sound in itself");
+    let message = config.check_files().expect_err("not on this machine").to_string();
+    for part in ["ca is no folder", "none: No such file", "key holds no PRIVATE KEY in PEM"] {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+    assert!(!message.contains("tls_ca_file"), "{message}");
+}
