@@ -7,21 +7,27 @@
 
 pub mod agents;
 pub mod audit;
+pub mod calls;
 pub mod config;
+pub mod control;
 pub mod election;
 pub mod ending;
 pub mod engine;
 pub mod env;
 pub mod fault;
+pub mod http;
 pub mod identity;
 pub mod keys;
 pub mod lease;
+pub mod metered;
 pub mod metrics;
 pub mod mirror;
 pub mod ops;
 pub mod quota;
 pub mod repo;
+pub mod schema;
 pub mod services;
 pub mod shared_lease;
 pub mod token;
 pub mod validate;
+pub mod watch;

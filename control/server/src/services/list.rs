@@ -65,6 +65,26 @@ impl Core {
         })
     }
 
+    /// A resource by the name that a user gave.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, NOT_FOUND; the store's.
+    pub async fn get<R: Resource>(&self, name: &str) -> Result<R> {
+        Ok(self.stored::<R>("name", name).await?.resource)
+    }
+
+    /// As [`Core::get`], by a field of another name, with where it stands in the store.
+    ///
+    /// # Errors
+    /// As [`Core::get`].
+    pub async fn stored<R: Resource>(&self, field: &str, name: &str) -> Result<Stored<R>> {
+        let name = validate::name(R::KIND, field, name)?;
+        self.repo
+            .get::<R>(&name.key())
+            .await?
+            .ok_or_else(|| Fault::not_found(&name.to_string()))
+    }
+
     /// A page of resources; `parent` `None` is all.
     ///
     /// # Errors

@@ -1,0 +1,266 @@
+//! Nodes.
+
+use std::sync::Arc;
+
+use penstock_api::names::{Kind, ResourceName};
+use penstock_api::v1::node_service_server::NodeService;
+use penstock_api::v1::{
+    CreateNodeRequest, DeleteNodeRequest, Device, GetNodeRequest, ListNodesRequest,
+    ListNodesResponse, Listener, Node, ResolveOrphanRequest, UpdateNodeRequest, Volume,
+};
+use penstock_api::well_known::{Empty, FieldMask};
+use tonic::{Request, Response, Status};
+
+use super::core::{Attempt, Call, Core};
+use super::write::{in_use, note};
+use crate::fault::Result;
+use crate::keys::unchanged;
+use crate::quota::Amounts;
+use crate::repo::Stored;
+use crate::validate;
+
+/// Devices that go in the same transaction as their node; more go before it.
+const DEVICES_AT_ONCE: usize = 32;
+
+/// The service of nodes.
+#[derive(Clone)]
+pub struct Nodes(pub(super) Arc<Core>);
+
+impl Nodes {
+    async fn create(&self, call: &Call, request: CreateNodeRequest) -> Result<Node> {
+        let name = validate::new_name(Kind::Node, None, &request.node_id)?;
+        let intent = self.0.intend(
+            call,
+            &name.to_string(),
+            &request.request_id,
+            request.validate_only,
+            &request,
+        )?;
+        let given = request.node.unwrap_or_default();
+        validate::resource(&given)?;
+        self.0
+            .mutate(call, &intent, |_| {
+                Box::pin(self.plan_create(call, &name, &given))
+            })
+            .await
+    }
+
+    async fn plan_create(
+        &self,
+        call: &Call,
+        name: &ResourceName,
+        given: &Node,
+    ) -> Result<Attempt<Node>> {
+        if let Some(stored) = self.0.existing(name, given).await? {
+            return Ok(Attempt::Nothing(stored.resource));
+        }
+        let mut change = self.0.repo.change();
+        let new = self.0.fresh(name, given);
+        self.0
+            .quota
+            .room(&self.0.repo, &mut change, Kind::Node, Amounts::ONE)
+            .await?;
+        self.0.put_new(call, &mut change, &name.key(), &new);
+        Ok(Attempt::Write(change, new))
+    }
+
+    async fn update(&self, call: &Call, request: UpdateNodeRequest) -> Result<Node> {
+        let new = request.node.clone().unwrap_or_default();
+        let name = validate::name(Kind::Node, "node.name", &new.name)?;
+        let intent = self.0.intend(
+            call,
+            &new.name,
+            &request.request_id,
+            request.validate_only,
+            &request,
+        )?;
+        let mask = request.update_mask.as_ref();
+        self.0
+            .mutate(call, &intent, |_| {
+                Box::pin(self.plan_update(call, &name, &new, mask))
+            })
+            .await
+    }
+
+    async fn plan_update(
+        &self,
+        call: &Call,
+        name: &ResourceName,
+        new: &Node,
+        mask: Option<&FieldMask>,
+    ) -> Result<Attempt<Node>> {
+        let (stored, updated) = self.0.updated(name, new, mask).await?;
+        if updated == stored.resource {
+            return Ok(Attempt::Nothing(updated));
+        }
+        let mut change = self.0.repo.change();
+        self.0.put_updated(call, &mut change, &stored, &updated);
+        Ok(Attempt::Write(change, updated))
+    }
+
+    async fn delete(&self, call: &Call, request: DeleteNodeRequest) -> Result<Empty> {
+        let name = validate::name(Kind::Node, "name", &request.name)?;
+        let intent = self.0.intend(
+            call,
+            &request.name,
+            &request.request_id,
+            request.validate_only,
+            &request,
+        )?;
+        self.0
+            .mutate(call, &intent, |_| {
+                Box::pin(self.plan_delete(call, &name, &request))
+            })
+            .await
+    }
+
+    async fn plan_delete(
+        &self,
+        call: &Call,
+        name: &ResourceName,
+        request: &DeleteNodeRequest,
+    ) -> Result<Attempt<Empty>> {
+        let core = &self.0;
+        let found = core
+            .to_delete::<Node>(name, &request.etag, request.allow_missing)
+            .await?;
+        let Some(stored) = found else {
+            return Ok(Attempt::Nothing(Empty {}));
+        };
+        let used = core.repo.keys().guard_use(Kind::Node, &stored.ids);
+        let seen = core.repo.entry(&used, None).await?;
+        self.unused(&stored).await?;
+        let mut devices = core
+            .repo
+            .all::<Device>(&format!("{}/", stored.ids), None)
+            .await?
+            .items;
+        if !request.validate_only {
+            while devices.len() > DEVICES_AT_ONCE {
+                let first = devices.drain(..DEVICES_AT_ONCE).collect();
+                let mut change = core.repo.change();
+                change.spec_unchanged(&stored);
+                self.drop_devices(&mut change, first);
+                core.repo.commit(change).await?;
+            }
+        }
+        let mut change = core.repo.change();
+        let revision = seen.map_or(0, |entry| entry.mod_revision);
+        change
+            .require(unchanged(used.clone(), revision))
+            .spec_unchanged(&stored)
+            .delete_resource::<Node>(&stored.ids)
+            .delete(used);
+        self.drop_devices(&mut change, devices);
+        note(call, Some(&stored.resource), None);
+        Ok(Attempt::Write(change, Empty {}))
+    }
+
+    fn drop_devices(&self, change: &mut crate::repo::Change, devices: Vec<Stored<Device>>) {
+        for device in devices {
+            change.delete_resource::<Device>(&device.ids);
+        }
+    }
+
+    /// Refuses to forget a node that something is on.
+    async fn unused(&self, stored: &Stored<Node>) -> Result<()> {
+        let repo = &self.0.repo;
+        let node = &stored.resource;
+        let on = |volume: &Volume| {
+            let layout = volume.status.as_ref()?.layout.as_ref()?;
+            Some(layout.node == node.name)
+        };
+        let volumes = repo.all::<Volume>("", None).await?.items.into_iter();
+        let mut users: Vec<String> = volumes
+            .map(|volume| volume.resource)
+            .filter(|volume| on(volume).unwrap_or(false))
+            .map(|volume| volume.name)
+            .collect();
+        let listeners = repo
+            .all::<Listener>(&format!("{}/", stored.ids), None)
+            .await?;
+        users.extend(listeners.items.into_iter().map(|item| item.resource.name));
+        let orphans = node.status.iter().flat_map(|status| &status.orphans);
+        users.extend(orphans.map(|orphan| format!("the orphan {}", orphan.volume_uid)));
+        if users.is_empty() {
+            return Ok(());
+        }
+        let remedy =
+            "delete the volumes and listeners, and resolve the orphans, that are on it first";
+        Err(in_use(&node.name, &users, users.len(), remedy))
+    }
+
+    async fn resolve(&self, call: &Call, request: ResolveOrphanRequest) -> Result<Node> {
+        let name = validate::name(Kind::Node, "name", &request.name)?;
+        let intent = self
+            .0
+            .intend(call, &request.name, &request.request_id, false, &request)?;
+        self.0
+            .mutate(call, &intent, |_| {
+                Box::pin(self.0.plan_resolve(call, &name, &request))
+            })
+            .await?;
+        self.0.get::<Node>(&request.name).await
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for Nodes {
+    async fn create_node(
+        &self,
+        request: Request<CreateNodeRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let call = self.0.enter("CreateNode", &request)?;
+        call.run(self.create(&call, request.into_inner())).await
+    }
+
+    async fn get_node(&self, request: Request<GetNodeRequest>) -> Result<Response<Node>, Status> {
+        let call = self.0.enter("GetNode", &request)?;
+        call.run(self.0.get::<Node>(&request.into_inner().name))
+            .await
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<ListNodesRequest>,
+    ) -> Result<Response<ListNodesResponse>, Status> {
+        let call = self.0.enter("ListNodes", &request)?;
+        let request = request.into_inner();
+        call.run(async {
+            let page = self
+                .0
+                .page::<Node>(None, request.page_size, &request.page_token)
+                .await?;
+            Ok(ListNodesResponse {
+                nodes: page.items.into_iter().map(|item| item.resource).collect(),
+                next_page_token: page.next_page_token,
+                resume_token: page.resume_token,
+            })
+        })
+        .await
+    }
+
+    async fn update_node(
+        &self,
+        request: Request<UpdateNodeRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let call = self.0.enter("UpdateNode", &request)?;
+        call.run(self.update(&call, request.into_inner())).await
+    }
+
+    async fn delete_node(
+        &self,
+        request: Request<DeleteNodeRequest>,
+    ) -> Result<Response<Empty>, Status> {
+        let call = self.0.enter("DeleteNode", &request)?;
+        call.run(self.delete(&call, request.into_inner())).await
+    }
+
+    async fn resolve_orphan(
+        &self,
+        request: Request<ResolveOrphanRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let call = self.0.enter("ResolveOrphan", &request)?;
+        call.run(self.resolve(&call, request.into_inner())).await
+    }
+}
