@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use penstock_store::{Committed, Compare, LeaseId, Revision, StoreError, Txn, Write};
 
+use tokio::sync::watch;
+
 use crate::env::Env;
 use crate::keys::Keys;
 use crate::lease;
@@ -48,15 +50,25 @@ impl Term {
     }
 }
 
-/// Stands for a role for ever, and leads whenever elected. `lead` is dropped where it stands when
+/// Stands for a role until told to stop, and leads whenever elected. `lead` is dropped where it stands when
 /// the office is lost; where it returns by itself, the office is given up and stood for again.
-pub async fn run<F, L>(env: &Env, mirror: &Mirror, role: &str, lead: F)
-where
+pub async fn run<F, L>(
+    env: &Env,
+    mirror: &Mirror,
+    role: &str,
+    mut stop: watch::Receiver<bool>,
+    lead: F,
+) where
     F: Fn(Term) -> L,
     L: Future<Output = ()>,
 {
-    loop {
-        let (term, lease) = match campaign(env, mirror, role).await {
+    while !*stop.borrow() {
+        let elected = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            elected = campaign(env, mirror, role) => elected,
+        };
+        let (term, lease) = match elected {
             Ok(won) => won,
             Err(error) => {
                 tracing::debug!(%error, role, "not elected; trying again");
@@ -70,12 +82,13 @@ where
         let time_to_live = env.settings.leader_time_to_live;
         let why = tokio::select! {
             biased;
+            _ = stop.wait_for(|stop| *stop) => "the server stops".to_owned(),
             why = lease::keep(&env.store, lease, time_to_live) => why,
             why = displaced(mirror, role, &term) => why,
             () = lead(term.clone()) => "a write of it was refused".to_owned(),
         };
         drop(office);
-        tracing::warn!(role, why, "this server no longer leads");
+        tracing::info!(role, why, "this server no longer leads");
         lease::give_up(&env.store, lease).await;
     }
 }

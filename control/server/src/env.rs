@@ -15,6 +15,7 @@ use rand::{RngCore, SeedableRng};
 use uuid::Uuid;
 
 use crate::config::Settings;
+use crate::metered::Metered;
 use crate::metrics::Metrics;
 
 /// Wall time.
@@ -113,7 +114,7 @@ impl Ids for SeededIds {
 /// What everything in the server reaches the world through. Cheap to clone.
 #[derive(Clone)]
 pub struct Env {
-    /// The store, already metered where it matters (see [`crate::metrics::Metered`]).
+    /// The store, whose times and failures are counted.
     pub store: Arc<dyn Store>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
@@ -128,11 +129,12 @@ pub struct Env {
 impl Env {
     /// An environment of the real world around a store.
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Env {
+        let metrics = Arc::new(Metrics::new());
         Env {
-            store,
+            store: Arc::new(Metered::new(store, Arc::clone(&metrics))),
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             settings: Arc::new(settings),
         }
     }
@@ -142,11 +144,12 @@ impl Env {
     pub fn seeded(store: Arc<dyn Store>, settings: Settings, seed: u64) -> Env {
         // 2026-01-01; any fixed time would do.
         let base = Duration::from_secs(1_767_225_600);
+        let metrics = Arc::new(Metrics::new());
         Env {
-            store,
+            store: Arc::new(Metered::new(store, Arc::clone(&metrics))),
             clock: Arc::new(TokioClock::starting_at(base)),
             ids: Arc::new(SeededIds::new(seed)),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             settings: Arc::new(settings),
         }
     }

@@ -5,6 +5,9 @@ use tokio::time::Instant;
 
 use crate::env::Env;
 
+/// Conditions and writes that a transaction is filled with at most; the store may add its own.
+const ROOM: usize = TXN_OPS_MAX - 4;
+
 /// What one object became.
 pub struct Part {
     /// What it is, to be looked at again where this is not written.
@@ -65,7 +68,7 @@ fn fitting(parts: &[Part], always: usize, together: usize) -> usize {
     for part in parts.iter().take(together) {
         compares += part.txn.compares.len();
         writes += part.txn.writes.len();
-        if compares > TXN_OPS_MAX || writes > TXN_OPS_MAX {
+        if compares > ROOM || writes > ROOM {
             break;
         }
         count += 1;

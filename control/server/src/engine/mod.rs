@@ -34,6 +34,9 @@ const ROUND: usize = 256;
 /// Pieces of work that one transaction carries at most, and at first after a conflict.
 const TOGETHER: (usize, usize) = (32, 4);
 
+/// Conditions and writes that a transaction is filled with at most; the store may add its own.
+const ROOM: usize = TXN_OPS_MAX - 4;
+
 /// How long to wait where the store does not answer.
 const STORE_RETRY: Duration = Duration::from_millis(100);
 
@@ -233,7 +236,7 @@ impl<'a> Engine<'a> {
             compares += part.txn.compares.len();
             writes += part.txn.writes.len();
             let full =
-                taken.len() >= self.together || compares > TXN_OPS_MAX || writes > TXN_OPS_MAX;
+                taken.len() >= self.together || compares > ROOM || writes > ROOM;
             if full && !taken.is_empty() {
                 break;
             }
