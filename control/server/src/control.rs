@@ -14,6 +14,7 @@ use crate::env::Env;
 use crate::lease;
 use crate::mirror::Mirror;
 use crate::repo::Repo;
+use crate::services::Services;
 use crate::shared_lease::SharedLease;
 
 /// A running server. Dropping it is a crash: everything stops where it stands, and what it held in
@@ -25,6 +26,8 @@ pub struct Control {
     pub mirror: Mirror,
     /// The service for nodes' agents.
     pub agents: Agents,
+    /// All other services.
+    pub services: Services,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
     lease: watch::Receiver<Option<LeaseId>>,
@@ -68,6 +71,7 @@ impl Control {
             stop: stopping,
         });
         Control {
+            services: Services::new(&env),
             env,
             mirror,
             agents,
