@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+pub mod relay;
+
 /// The etcd program, or `None` after saying that the test is skipped.
 pub fn program() -> Option<PathBuf> {
     let named = std::env::var_os("PENSTOCK_ETCD").map(PathBuf::from);

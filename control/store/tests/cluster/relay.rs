@@ -67,8 +67,10 @@ impl Relay {
     }
 
     /// Ends all connections; what was held is lost.
-    pub fn cut(&self) {
+    pub async fn cut(&self) {
         self.cuts.send_modify(|count| *count += 1);
+        // Let the connections end before anything held could go on its way.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
 
