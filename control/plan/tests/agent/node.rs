@@ -26,6 +26,8 @@ pub struct Node {
     data: BTreeMap<String, BTreeSet<Place>>,
     /// Volumes that somebody said are to be deleted.
     words: BTreeSet<String>,
+    /// Volumes that the agent durably knows to be gone for good.
+    dead: BTreeSet<String>,
     pub subsystems: BTreeSet<String>,
     /// Namespaces with their volumes.
     pub namespaces: BTreeMap<String, DesiredNamespace>,
@@ -47,6 +49,7 @@ impl Node {
             open: BTreeMap::new(),
             data: BTreeMap::new(),
             words: BTreeSet::new(),
+            dead: BTreeSet::new(),
             subsystems: BTreeSet::new(),
             namespaces: BTreeMap::new(),
             listeners: BTreeSet::new(),
@@ -78,6 +81,7 @@ impl Node {
             self.files[1] = Some(good);
         }
         self.files[0] = Some(self.agent.encode());
+        self.dead.extend(self.agent.deleted_uids());
         if told {
             self.agent.saved(mark);
         }
@@ -129,6 +133,7 @@ impl Node {
             }
             [None, None] => AgentState::new(),
         };
+        self.dead = self.agent.deleted_uids().into_iter().collect();
     }
 
     /// Power off and on again, with the newest saved state damaged.
@@ -230,6 +235,7 @@ impl Node {
     }
 
     fn open_volume(&mut self, volume: &DesiredVolume) {
+        assert!(!self.dead.contains(&volume.uid), "{} came back", volume.uid);
         let places = places(extents(volume));
         for (other, space) in &self.open {
             let shared = space.intersection(&places).next();
