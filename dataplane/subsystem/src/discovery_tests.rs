@@ -8,6 +8,7 @@ use penstock_nvme::nqn::DISCOVERY_NQN;
 use penstock_nvme::{AdminOpcode, FromBytes, Sqe, Status};
 
 use crate::subsystem::SubsystemConfig;
+use crate::target::RemotePort;
 use crate::testing::{Bed, HOST, HOST_ID, NQN, Peer, data, status};
 
 const SECRET: &str = "nqn.2024-01.com.example:secret";
@@ -126,4 +127,70 @@ fn discovery_controllers_do_only_what_they_may() {
     let connect = ConnectData::new(HOST_ID, peer.cntlid, DISCOVERY_NQN, HOST).unwrap();
     let io = bed.dial().connect(&ConnectCommand::new(1, 32, 0), &connect);
     assert_eq!(status(&io), Status::CONNECT_INVALID_PARAMETERS.dnr());
+}
+
+fn remote(nqn: &str, address: &str, hosts: &[&str]) -> RemotePort {
+    RemotePort {
+        nqn: nqn.to_owned(),
+        address: address.parse().unwrap(),
+        allow_any_host: hosts.is_empty(),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+    }
+}
+
+#[test]
+fn ports_of_other_nodes_are_listed_for_the_hosts_they_are_for() {
+    let bed = Bed::new();
+    bed.target.add_listener("192.0.2.9:4420".parse().unwrap());
+    let peer = bed.discovery();
+    let set = SetFeatures::new(FeatureId::AsyncEvents, 1 << 31).encode();
+    assert_eq!(status(&peer.exec(set, &[])), Status::SUCCESS);
+    let (first, before) = read(&peer);
+    let request = peer.start(async_event_request(), &[]);
+
+    let foreign = remote(SECRET, "192.0.2.10:4420", &["nqn.2024-01.com.example:else"]);
+    bed.target.set_remote_ports(vec![foreign.clone()]);
+    bed.tasks.run();
+    assert!(request.take().is_none(), "nothing this host could see");
+    let (second, same) = read(&peer);
+    assert!(second > first && same.len() == before.len());
+
+    let ours = [
+        remote(NQN, "192.0.2.10:4420", &[HOST]),
+        remote(NQN, "[2001:db8::11]:4420", &[]),
+        remote(SECRET, "192.0.2.10:4420", &[HOST]),
+    ];
+    let mut all = ours.to_vec();
+    all.push(foreign.clone());
+    bed.target.set_remote_ports(all.clone());
+    bed.tasks.run();
+    let event = request.take().unwrap();
+    let expected = u64::from(AsyncEvent::DISCOVERY_CHANGED.dword());
+    assert_eq!(event.result, expected);
+    let (third, entries) = read(&peer);
+    assert!(third > second);
+    let found: Vec<_> = entries[before.len()..].iter().map(summary).collect();
+    let expected = [
+        format!("2 1 {SECRET} 192.0.2.10:4420"),
+        format!("2 1 {NQN} 192.0.2.10:4420"),
+        format!("2 2 {NQN} 2001:db8::11:4420"),
+    ];
+    assert_eq!(found, expected);
+    let port = |entry: &DiscoveryEntry| entry.portid.get();
+    let new = &entries[before.len()..];
+    assert_eq!(port(&new[0]), port(&new[1]), "one port");
+    assert_ne!(port(&new[0]), port(&new[2]));
+    assert!(new.iter().all(|entry| port(entry) != port(&entries[0])));
+
+    // The same list in another order is no change.
+    let request = peer.start(async_event_request(), &[]);
+    all.reverse();
+    bed.target.set_remote_ports(all);
+    bed.tasks.run();
+    assert!(request.take().is_none());
+    assert_eq!(read(&peer).0, third);
+    bed.target.set_remote_ports(Vec::new());
+    bed.tasks.run();
+    assert!(request.take().is_some());
+    assert_eq!(read(&peer).1.len(), before.len());
 }

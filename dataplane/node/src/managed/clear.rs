@@ -21,8 +21,8 @@ use crate::reactors::Fleet;
 /// Extents cleared at the same time, over all devices.
 const JOBS_MAX: usize = 4;
 
-/// Piece of a device that gives space back: a piece costs about the same whatever its size.
-const PIECE_BYTES: u64 = 64 << 20;
+/// Piece of a device that gives space back: a file system holds other I/O to the file up meanwhile.
+const PIECE_BYTES: u64 = 16 << 20;
 
 /// Piece of a device that has to write the zeroes.
 const WRITTEN_PIECE_BYTES: u64 = 4 << 20;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use penstock_api::v1::{
@@ -26,10 +26,15 @@ pub const MIB: u64 = 1 << 20;
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One node at a time: reactors are known by their numbers in a process, and every node counts its
+/// own from 0.
+static ONE_NODE: Mutex<()> = Mutex::new(());
+
 /// A node and its folder.
 pub struct Rig {
     pub node: Node,
     pub folder: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
 pub fn config(folder: &Path, devices: usize, device_mib: u64, more: &str) -> Config {
@@ -62,9 +67,14 @@ impl Rig {
     }
 
     pub fn with(devices: usize, device_mib: u64, more: &str) -> Rig {
+        let alone = ONE_NODE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a folder");
         let node = Node::start(config(folder.path(), devices, device_mib, more)).expect("starts");
-        Rig { node, folder }
+        Rig {
+            node,
+            folder,
+            _alone: alone,
+        }
     }
 
     /// A listener of control on a free port.
