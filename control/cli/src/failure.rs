@@ -100,13 +100,17 @@ fn broken_connection(status: &Status, endpoint: &str) -> Option<Failure> {
         return None;
     }
     let cause = root_cause(source);
-    if status.code() == Code::Cancelled || status.code() == Code::DeadlineExceeded {
+    if cause == "Timeout expired" {
         let told = format!("{endpoint} did not answer in time; give it longer with --timeout");
         return Some(Failure::new(Exit::TimeOver, told));
     }
+    let remedy = match endpoint.starts_with("https://") {
+        true => "does the server take this certificate? --cert and --key (`penstock certs show`)",
+        false => "does the server speak TLS? then it is https:// with --ca, --cert and --key",
+    };
     let told = format!(
-        "the connection to {endpoint} broke: {cause}\n  \
-         the change may have been made: look with `get`; a repetition of the command is safe"
+        "the connection to {endpoint} broke: {cause}\n  {remedy}\n  \
+         where a change was asked for, look with `get` whether it was made"
     );
     Some(Failure {
         exit: Exit::Unreachable,
