@@ -207,7 +207,7 @@ pub fn volume(volume: &Volume, seen: &ObservedVolume, now: &Timestamp) -> Observ
         status,
         gone,
         ready_generation: if ready && !behind { seen.generation } else { 0 },
-        failure: failure(&seen.reason, &seen.message).filter(|_| !deleting),
+        failure: failure(&reason, &message).filter(|_| !deleting),
         progress: if gone { String::new() } else { message },
     }
 }

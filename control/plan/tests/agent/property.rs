@@ -1,7 +1,7 @@
 //! Whatever control says and whenever the node stops, no data is harmed (the node of memory checks
 //! each step) and work goes on.
 
-use penstock_api::v1::{Desired, DesiredVolume};
+use penstock_api::v1::{Desired, DesiredNamespace, DesiredVolume};
 use penstock_plan::agent::Step;
 use proptest::prelude::*;
 
@@ -100,7 +100,14 @@ fn with_ready(node: &Node, mut volume: DesiredVolume) -> DesiredVolume {
     volume
 }
 
-fn apply(node: &mut Node, waiting: &mut Vec<Step>, event: Event) {
+/// What control says with such an event.
+fn told(node: &Node, event: &Event) -> Option<Desired> {
+    let base = Desired {
+        store_id: "a".to_owned(),
+        revision: 7,
+        subsystems: vec![subsystem("s")],
+        ..Desired::default()
+    };
     match event {
         Event::Desired {
             complete,
@@ -108,40 +115,50 @@ fn apply(node: &mut Node, waiting: &mut Vec<Step>, event: Event) {
             revision,
             volumes,
         } => {
-            let volumes = volumes.into_iter().map(|(number, kind, gone)| {
-                let volume = with_ready(node, variant(number, kind));
-                if gone { deleted(volume) } else { volume }
+            let volumes = volumes.iter().map(|(number, kind, gone)| {
+                let volume = with_ready(node, variant(*number, *kind));
+                if *gone { deleted(volume) } else { volume }
             });
-            let desired = Desired {
+            let store_id = if *other_store { "b" } else { "a" }.to_owned();
+            let (complete, revision) = (*complete, *revision);
+            Some(Desired {
                 revision,
-                store_id: if other_store { "b" } else { "a" }.to_owned(),
+                store_id,
                 complete,
                 volumes: volumes.collect(),
-                subsystems: vec![subsystem("s")],
-                ..Desired::default()
-            };
-            node.accept(desired);
+                ..base
+            })
         }
         Event::Namespaces {
             complete,
             namespaces,
         } => {
-            let namespaces = namespaces.into_iter().map(|(number, gone)| {
-                let volume = format!("v{number}");
-                let mut made =
-                    namespace(&format!("n{number}"), "s", &volume, u32::from(number) + 1);
-                made.deleted = gone;
-                made
+            let namespaces = namespaces.iter().map(|(number, gone)| {
+                let (uid, volume) = (format!("n{number}"), format!("v{number}"));
+                let made = namespace(&uid, "s", &volume, u32::from(*number) + 1);
+                DesiredNamespace {
+                    deleted: *gone,
+                    ..made
+                }
             });
-            let desired = Desired {
-                revision: 7,
-                store_id: "a".to_owned(),
-                complete,
-                namespaces: namespaces.collect(),
-                subsystems: vec![subsystem("s")],
-                ..Desired::default()
-            };
-            node.accept(desired);
+            let namespaces = namespaces.collect();
+            Some(Desired {
+                complete: *complete,
+                namespaces,
+                ..base
+            })
+        }
+        _ => None,
+    }
+}
+
+fn apply(node: &mut Node, waiting: &mut Vec<Step>, event: Event) {
+    match event {
+        Event::Desired { .. } | Event::Namespaces { .. } => {
+            let desired = told(node, &event);
+            desired
+                .into_iter()
+                .for_each(|desired| drop(node.accept(desired)));
         }
         Event::Save { told } => node.save(told),
         Event::Steps => waiting.extend(node.agent.steps()),

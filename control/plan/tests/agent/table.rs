@@ -8,7 +8,10 @@ use super::node::{Node, deleted, desired, namespace, subsystem, volume, volumes}
 /// A node in a state of volume `v`, with the step that runs then, if one does.
 type Setup = (Node, Option<Step>);
 
-const STATES: [(&str, fn() -> Setup); 9] = [
+/// A state's name, and how to come there.
+type State = (&'static str, fn() -> Setup);
+
+const STATES: [State; 9] = [
     ("unknown", || (Node::new(), None)),
     ("new, not saved", || {
         let mut node = Node::new();
