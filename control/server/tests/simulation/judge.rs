@@ -1,0 +1,374 @@
+//! Whether what is wanted is what is, and whether promises were kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use penstock_api::v1::namespace_service_server::NamespaceService;
+use penstock_api::v1::node_service_server::NodeService;
+use penstock_api::v1::operation_service_server::OperationService;
+use penstock_api::v1::volume_service_server::VolumeService;
+use penstock_api::v1::{
+    Condition, ConditionStatus, ListNamespacesRequest, ListNodesRequest, ListOperationsRequest,
+    ListVolumesRequest, Namespace, Node, Operation, OrphanAction, ResolveOrphanRequest, Volume,
+    VolumeState,
+};
+use penstock_control::services::Services;
+use tonic::Request;
+
+use crate::users::{Fate, Users, delete_namespace, delete_volume};
+use crate::world::World;
+
+/// Everything that control tells.
+struct Seen {
+    volumes: Vec<Volume>,
+    namespaces: Vec<Namespace>,
+    nodes: Vec<Node>,
+    operations: Vec<Operation>,
+}
+
+async fn look(services: &Services) -> Result<Seen, String> {
+    let told = |status: tonic::Status| status.to_string();
+    let volumes = ListVolumesRequest {
+        page_size: 1000,
+        ..ListVolumesRequest::default()
+    };
+    let namespaces = ListNamespacesRequest {
+        parent: "subsystems/-".to_owned(),
+        page_size: 1000,
+        ..ListNamespacesRequest::default()
+    };
+    let operations = ListOperationsRequest {
+        page_size: 1000,
+        ..ListOperationsRequest::default()
+    };
+    Ok(Seen {
+        volumes: services
+            .volumes
+            .list_volumes(Request::new(volumes))
+            .await
+            .map_err(told)?
+            .into_inner()
+            .volumes,
+        namespaces: services
+            .namespaces
+            .list_namespaces(Request::new(namespaces))
+            .await
+            .map_err(told)?
+            .into_inner()
+            .namespaces,
+        nodes: services
+            .nodes
+            .list_nodes(Request::new(ListNodesRequest::default()))
+            .await
+            .map_err(told)?
+            .into_inner()
+            .nodes,
+        operations: services
+            .operations
+            .list_operations(Request::new(operations))
+            .await
+            .map_err(told)?
+            .into_inner()
+            .operations,
+    })
+}
+
+fn is(conditions: &[Condition], name: &str, status: ConditionStatus) -> bool {
+    conditions
+        .iter()
+        .any(|condition| condition.r#type == name && condition.status() == status)
+}
+
+/// Waits until what is wanted is what is. After a restored backup a person looks after what only a
+/// person may decide.
+///
+/// # Errors
+/// What still differs at the end.
+pub async fn settle(
+    world: &World,
+    limit: Duration,
+    mut person: Option<&mut Person>,
+) -> Result<(), String> {
+    let services = &world.servers[0].as_ref().expect("healed").services;
+    let end = tokio::time::Instant::now() + limit;
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let differs = match look(services).await {
+            Ok(seen) => {
+                if let Some(person) = person.as_deref_mut() {
+                    person.decide(world, services, &seen).await;
+                }
+                differs(world, &seen)
+            }
+            Err(error) => Some(error),
+        };
+        world.wrong()?;
+        match differs {
+            None => return Ok(()),
+            Some(what) if tokio::time::Instant::now() > end => {
+                return Err(format!("does not heal: {what}"));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// The first thing that is not as it is wanted.
+fn differs(world: &World, seen: &Seen) -> Option<String> {
+    seen.volumes
+        .iter()
+        .find_map(|volume| volume_differs(volume))
+        .or_else(|| overlap(&seen.volumes))
+        .or_else(|| {
+            let mut placed = seen.namespaces.iter().filter(|namespace| {
+                let waits = |volume: &&Volume| on(seen, &namespace.name, &volume.name);
+                !seen.volumes.iter().filter(waits).any(is_waiting)
+            });
+            placed.find_map(namespace_differs)
+        })
+        .or_else(|| {
+            seen.nodes
+                .iter()
+                .find_map(|node| node_differs(world, seen, node))
+        })
+        .or_else(|| {
+            let pending: BTreeSet<&str> = seen
+                .volumes
+                .iter()
+                .filter(|volume| is_waiting(volume))
+                .map(|volume| volume.name.as_str())
+                .collect();
+            let waits = |operation: &Operation| {
+                let of_pending = pending
+                    .iter()
+                    .any(|name| operation.target == **name || on(seen, &operation.target, name));
+                !operation.done && !of_pending
+            };
+            let operation = seen.operations.iter().find(|operation| waits(operation))?;
+            Some(format!(
+                "{} {} is not done: {}",
+                operation.verb, operation.target, operation.progress
+            ))
+        })
+}
+
+/// Whether `target` is a namespace on that volume.
+fn on(seen: &Seen, target: &str, volume: &str) -> bool {
+    seen.namespaces.iter().any(|namespace| {
+        namespace.name == target
+            && namespace
+                .spec
+                .as_ref()
+                .is_some_and(|spec| spec.volume == volume)
+    })
+}
+
+/// Waits for space, to be placed or to grow, which is as it should be.
+fn is_waiting(volume: &Volume) -> bool {
+    volume.status.as_ref().is_some_and(|status| {
+        status.conditions.iter().any(|condition| {
+            condition.status() == ConditionStatus::False && condition.reason == "NoSpace"
+        })
+    })
+}
+
+fn volume_differs(volume: &Volume) -> Option<String> {
+    let status = volume.status.clone().unwrap_or_default();
+    let told = || {
+        format!(
+            "{} is {:?} {:?}",
+            volume.name,
+            status.state(),
+            status.conditions
+        )
+    };
+    if volume.delete_time.is_some() {
+        return Some(format!("{} is not gone: {}", volume.name, told()));
+    }
+    if is_waiting(volume) {
+        return None;
+    }
+    let size = volume.spec.as_ref().map_or(0, |spec| spec.size_bytes);
+    let laid_out: u64 = status
+        .layout
+        .iter()
+        .flat_map(|layout| &layout.extents)
+        .map(|extent| extent.length_bytes)
+        .sum();
+    let right = status.state() == VolumeState::Ready
+        && status.observed_generation == volume.generation
+        && u64::try_from(size) == Ok(laid_out)
+        && status.size_bytes == laid_out;
+    (!right).then(told)
+}
+
+fn overlap(volumes: &[Volume]) -> Option<String> {
+    let mut taken: BTreeMap<(String, u64), &str> = BTreeMap::new();
+    for volume in volumes {
+        let layout = volume.status.as_ref().and_then(|status| status.layout.as_ref());
+        for extent in layout.iter().flat_map(|layout| &layout.extents) {
+            for at in (extent.offset_bytes..extent.offset_bytes + extent.length_bytes).step_by(1 << 20)
+            {
+                if let Some(other) = taken.insert((extent.device.clone(), at), &volume.name) {
+                    return Some(format!("{other} and {} share {at}", volume.name));
+                }
+            }
+        }
+    }
+    None
+}
+
+fn namespace_differs(namespace: &Namespace) -> Option<String> {
+    let status = namespace.status.clone().unwrap_or_default();
+    if namespace.delete_time.is_some() {
+        return Some(format!("{} is not gone", namespace.name));
+    }
+    let ready = is(&status.conditions, "Ready", ConditionStatus::True);
+    (!ready).then(|| format!("{} is not ready: {:?}", namespace.name, status.conditions))
+}
+
+fn node_differs(world: &World, seen: &Seen, node: &Node) -> Option<String> {
+    let status = node.status.clone().unwrap_or_default();
+    for condition in ["Online", "Synced"] {
+        if !is(&status.conditions, condition, ConditionStatus::True) {
+            return Some(format!("{} is not {condition}: {:?}", node.name, status.conditions));
+        }
+    }
+    let machine = world
+        .machines
+        .iter()
+        .find(|machine| format!("nodes/{}", machine.name) == node.name)?;
+    let view = machine.view.lock().unwrap();
+    if view.orphans > 0 || !status.orphans.is_empty() || !view.synced {
+        return Some(format!(
+            "{} holds {} orphans ({} told), synced {}",
+            node.name,
+            view.orphans,
+            status.orphans.len(),
+            view.synced
+        ));
+    }
+    let wanted: BTreeMap<String, u64> = seen
+        .volumes
+        .iter()
+        .filter_map(|volume| {
+            let layout = volume.status.as_ref()?.layout.as_ref()?;
+            (layout.node == node.name).then(|| (volume.uid.clone(), layout.epoch))
+        })
+        .collect();
+    if wanted != view.volumes {
+        return Some(format!(
+            "{} holds {:?}, wanted are {wanted:?}",
+            node.name, view.volumes
+        ));
+    }
+    let served: BTreeSet<&String> = view.namespaces.keys().collect();
+    let by_name: BTreeMap<&str, &str> = seen
+        .volumes
+        .iter()
+        .filter(|volume| wanted.contains_key(&volume.uid))
+        .map(|volume| (volume.name.as_str(), volume.uid.as_str()))
+        .collect();
+    let to_serve: BTreeSet<&String> = seen
+        .namespaces
+        .iter()
+        .filter(|namespace| {
+            let spec = namespace.spec.as_ref();
+            spec.is_some_and(|spec| by_name.contains_key(spec.volume.as_str()))
+        })
+        .map(|namespace| &namespace.uid)
+        .collect();
+    (served != to_serve)
+        .then(|| format!("{} serves {served:?}, wanted are {to_serve:?}", node.name))
+}
+
+/// Whether what was acknowledged is so.
+///
+/// # Errors
+/// The promise that was broken.
+pub async fn promises(world: &World, users: &Users) -> Result<(), String> {
+    let services = &world.servers[0].as_ref().expect("healed").services;
+    let seen = look(services).await?;
+    for (name, fate) in &users.volumes {
+        let full = format!("volumes/{name}");
+        let found = seen.volumes.iter().find(|volume| volume.name == full);
+        match (fate, found) {
+            (Fate::There { uid }, Some(volume)) if volume.uid == *uid => {}
+            (Fate::There { uid }, found) => {
+                let found = found.map(|volume| &volume.uid);
+                return Err(format!("{name} was made as {uid}, now it is {found:?}"));
+            }
+            (Fate::Going, Some(volume)) => {
+                return Err(format!("{name} was deleted, but {} is there", volume.uid));
+            }
+            (Fate::Going, None) | (Fate::Open, _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Who decides what no program may, after a backup was put back: adopts orphans, or where that is
+/// refused deletes them, and deletes volumes whose data is gone for good.
+#[derive(Default)]
+pub struct Person {
+    tries: BTreeMap<String, u32>,
+}
+
+impl Person {
+    async fn decide(&mut self, world: &World, services: &Services, seen: &Seen) {
+        for node in &seen.nodes {
+            let orphans = node.status.iter().flat_map(|status| &status.orphans);
+            for orphan in orphans {
+                let tries = self.tries.entry(orphan.volume_uid.clone()).or_default();
+                *tries += 1;
+                let action = if *tries <= 5 {
+                    OrphanAction::Adopt
+                } else {
+                    world.story.condemn(&orphan.volume_uid);
+                    OrphanAction::Delete
+                };
+                let request = ResolveOrphanRequest {
+                    name: node.name.clone(),
+                    volume_uid: orphan.volume_uid.clone(),
+                    action: action as i32,
+                    request_id: String::new(),
+                };
+                let answer = services.nodes.resolve_orphan(Request::new(request)).await;
+                world.story.note(&format!(
+                    "{action:?} of {} ({}) on {}: {:?}",
+                    orphan.volume,
+                    orphan.reason,
+                    node.name,
+                    answer.err().map(|status| status.message().to_owned())
+                ));
+            }
+        }
+        for volume in &seen.volumes {
+            let status = volume.status.clone().unwrap_or_default();
+            let lost = status.conditions.iter().any(|condition| {
+                ["DataDeleted", "ExtentConflict"].contains(&condition.reason.as_str())
+            });
+            if !lost || volume.delete_time.is_some() {
+                continue;
+            }
+            let tries = self.tries.entry(volume.uid.clone()).or_default();
+            *tries += 1;
+            // Orphans first: adopted, they may be what this one is in conflict with.
+            if *tries < 10 {
+                continue;
+            }
+            world.story.condemn(&volume.uid);
+            if !status.namespace.is_empty() {
+                let gone = delete_namespace(services, &status.namespace).await;
+                world
+                    .story
+                    .note(&format!("{} goes: {:?}", status.namespace, gone.is_ok()));
+            }
+            let id = volume.name.trim_start_matches("volumes/");
+            let gone = delete_volume(services, id).await;
+            world
+                .story
+                .note(&format!("{} goes, its data is lost: {:?}", volume.name, gone.err()));
+        }
+    }
+}

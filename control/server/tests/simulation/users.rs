@@ -1,0 +1,233 @@
+//! What users ask for, and what they were promised.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use penstock_api::v1::namespace_service_server::NamespaceService;
+use penstock_api::v1::subsystem_service_server::SubsystemService;
+use penstock_api::v1::volume_service_server::VolumeService;
+use penstock_api::v1::{
+    CreateNamespaceRequest, CreateSubsystemRequest, CreateVolumeRequest, DeleteNamespaceRequest,
+    DeleteVolumeRequest, GetVolumeRequest, Namespace, NamespaceSpec, Operation, Subsystem,
+    SubsystemSpec, UpdateVolumeRequest, Volume, VolumeSpec,
+};
+use penstock_api::well_known::FieldMask;
+use penstock_control::services::Services;
+use tonic::{Code, Request, Status};
+
+use crate::world::World;
+
+/// Names that users give to volumes: few, so that they meet.
+const NAMES: u64 = 8;
+const MIB: i64 = 1 << 20;
+/// How long a user waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is certain about a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing: an answer was lost.
+    Open,
+    /// Its creation was acknowledged, and nobody asked to delete it.
+    There {
+        /// Its identity.
+        uid: String,
+    },
+    /// Its deletion was acknowledged.
+    Going,
+}
+
+/// What users were promised.
+#[derive(Debug, Default)]
+pub struct Users {
+    /// By the volume's name.
+    pub volumes: BTreeMap<String, Fate>,
+    /// Whether the subsystem is there.
+    subsystem: bool,
+}
+
+/// Whether an error says for certain that nothing happened.
+fn certain(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::ResourceExhausted
+    )
+}
+
+async fn patiently<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(PATIENCE, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("the user gave up")),
+    }
+}
+
+fn shown<T>(answer: &Result<T, Status>) -> String {
+    match answer {
+        Ok(_) => "ok".to_owned(),
+        Err(status) => format!("{:?}: {}", status.code(), status.message()),
+    }
+}
+
+impl Users {
+    /// Does one random thing at a random server.
+    pub async fn act(&mut self, world: &World) {
+        let living: Vec<&Services> = world
+            .servers
+            .iter()
+            .flatten()
+            .map(|control| &control.services)
+            .collect();
+        let Some(services) = world.dice.pick(&living) else {
+            return;
+        };
+        let name = format!("v{}", world.dice.below(NAMES));
+        match world.dice.below(10) {
+            0..=3 => self.create(world, services, &name).await,
+            4 | 5 => self.delete(world, services, &name).await,
+            6 => self.grow(world, services, &name).await,
+            7 | 8 => self.serve(world, services, &name).await,
+            _ => self.unserve(world, services, &name).await,
+        }
+    }
+
+    async fn create(&mut self, world: &World, services: &Services, name: &str) {
+        let mib = 1 + i64::try_from(world.dice.below(16)).unwrap();
+        let request = CreateVolumeRequest {
+            volume_id: name.to_owned(),
+            volume: Some(Volume {
+                spec: Some(VolumeSpec {
+                    size_bytes: mib * MIB,
+                    ..VolumeSpec::default()
+                }),
+                ..Volume::default()
+            }),
+            ..CreateVolumeRequest::default()
+        };
+        let answer = patiently(services.volumes.create_volume(Request::new(request))).await;
+        world
+            .story
+            .note(&format!("create {name} of {mib} MiB: {}", shown(&answer)));
+        match answer {
+            Ok(operation) => {
+                let uid = operation.target_uid;
+                self.volumes.insert(name.to_owned(), Fate::There { uid });
+            }
+            Err(status) if certain(&status) => {}
+            Err(_) => {
+                // Where it was there it still is: creating again changes nothing.
+                if !matches!(self.volumes.get(name), Some(Fate::There { .. })) {
+                    self.volumes.insert(name.to_owned(), Fate::Open);
+                }
+            }
+        }
+    }
+
+    async fn delete(&mut self, world: &World, services: &Services, name: &str) {
+        let request = GetVolumeRequest {
+            name: format!("volumes/{name}"),
+        };
+        let Ok(volume) = patiently(services.volumes.get_volume(Request::new(request))).await else {
+            return;
+        };
+        world.story.condemn(&volume.uid);
+        let answer = delete_volume(services, name).await;
+        world.story.note(&format!("delete {name}: {}", shown(&answer)));
+        match answer {
+            Ok(_) => self.volumes.insert(name.to_owned(), Fate::Going),
+            Err(status) if certain(&status) => None,
+            Err(_) => self.volumes.insert(name.to_owned(), Fate::Open),
+        };
+    }
+
+    async fn grow(&mut self, world: &World, services: &Services, name: &str) {
+        let full = format!("volumes/{name}");
+        let get = GetVolumeRequest { name: full.clone() };
+        let Ok(volume) = patiently(services.volumes.get_volume(Request::new(get))).await else {
+            return;
+        };
+        let now = volume.spec.map_or(0, |spec| spec.size_bytes);
+        let more = 1 + i64::try_from(world.dice.below(4)).unwrap();
+        let request = UpdateVolumeRequest {
+            volume: Some(Volume {
+                name: full,
+                spec: Some(VolumeSpec {
+                    size_bytes: now + more * MIB,
+                    ..VolumeSpec::default()
+                }),
+                ..Volume::default()
+            }),
+            update_mask: Some(FieldMask {
+                paths: vec!["spec.size_bytes".to_owned()],
+            }),
+            ..UpdateVolumeRequest::default()
+        };
+        let answer = patiently(services.volumes.update_volume(Request::new(request))).await;
+        world
+            .story
+            .note(&format!("grow {name} by {more} MiB: {}", shown(&answer)));
+    }
+
+    async fn serve(&mut self, world: &World, services: &Services, name: &str) {
+        if !self.subsystem {
+            let request = CreateSubsystemRequest {
+                subsystem_id: "s".to_owned(),
+                subsystem: Some(Subsystem {
+                    spec: Some(SubsystemSpec {
+                        allow_any_host: true,
+                        ..SubsystemSpec::default()
+                    }),
+                    ..Subsystem::default()
+                }),
+                ..CreateSubsystemRequest::default()
+            };
+            let answer = services.subsystems.create_subsystem(Request::new(request));
+            self.subsystem = patiently(answer).await.is_ok();
+        }
+        let request = CreateNamespaceRequest {
+            parent: "subsystems/s".to_owned(),
+            namespace_id: name.to_owned(),
+            namespace: Some(Namespace {
+                spec: Some(NamespaceSpec {
+                    volume: format!("volumes/{name}"),
+                    ..NamespaceSpec::default()
+                }),
+                ..Namespace::default()
+            }),
+            ..CreateNamespaceRequest::default()
+        };
+        let answer = patiently(services.namespaces.create_namespace(Request::new(request))).await;
+        world.story.note(&format!("serve {name}: {}", shown(&answer)));
+    }
+
+    async fn unserve(&mut self, world: &World, services: &Services, name: &str) {
+        let answer = delete_namespace(services, &format!("subsystems/s/namespaces/{name}")).await;
+        world
+            .story
+            .note(&format!("stop serving {name}: {}", shown(&answer)));
+    }
+}
+
+/// Deletes a volume.
+pub async fn delete_volume(services: &Services, name: &str) -> Result<Operation, Status> {
+    let request = DeleteVolumeRequest {
+        name: format!("volumes/{name}"),
+        ..DeleteVolumeRequest::default()
+    };
+    patiently(services.volumes.delete_volume(Request::new(request))).await
+}
+
+/// Deletes a namespace, by its full name.
+pub async fn delete_namespace(services: &Services, name: &str) -> Result<Operation, Status> {
+    let request = DeleteNamespaceRequest {
+        name: name.to_owned(),
+        ..DeleteNamespaceRequest::default()
+    };
+    patiently(services.namespaces.delete_namespace(Request::new(request))).await
+}

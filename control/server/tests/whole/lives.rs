@@ -1,0 +1,169 @@
+//! Volumes and what serves them, from creation to removal.
+
+use penstock_api::v1::namespace_service_server::NamespaceService;
+use penstock_api::v1::volume_service_server::VolumeService;
+use penstock_api::v1::{
+    DeleteNamespaceRequest, UpdateVolumeRequest, Volume, VolumeSpec, VolumeState,
+};
+use tonic::{Code, Request};
+
+use crate::agent::Agent;
+use crate::world::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_lives_and_dies() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    agent.connect(&control);
+    until("online", || online(&control, "n1")).await;
+
+    let done = wait(&control, &create_volume(&control, "v1", 64).await).await;
+    assert_eq!(done.error, None);
+    let volume = get_volume(&control, "v1").await.unwrap();
+    let status = volume.status.unwrap();
+    assert_eq!(status.state(), VolumeState::Ready);
+    assert_eq!(status.observed_generation, 1);
+    let layout = status.layout.unwrap();
+    assert_eq!((layout.node.as_str(), layout.epoch), ("nodes/n1", 1));
+    assert!(condition(&status.conditions, "Placed").is_some());
+
+    create_subsystem(&control, "s1").await;
+    let done = wait(
+        &control,
+        &create_namespace(&control, "s1", "ns1", "v1").await,
+    )
+    .await;
+    assert_eq!(done.error, None);
+    agent.with(|memory| {
+        let subsystem = memory.subsystems.values().next().expect("told");
+        assert_eq!(subsystem.controller_id_min, 1);
+        assert_eq!(subsystem.controller_id_max, 1023);
+        assert_eq!(memory.namespaces.len(), 1);
+    });
+
+    let request = DeleteNamespaceRequest {
+        name: "subsystems/s1/namespaces/ns1".to_owned(),
+        ..DeleteNamespaceRequest::default()
+    };
+    let deleted = control
+        .services
+        .namespaces
+        .delete_namespace(Request::new(request));
+    let done = wait(&control, &deleted.await.unwrap().into_inner()).await;
+    assert_eq!(done.error, None);
+    until("the subsystem is taken from the node", || {
+        agent.with(|memory| memory.subsystems.is_empty())
+    })
+    .await;
+
+    let done = wait(&control, &delete_volume(&control, "v1").await).await;
+    assert_eq!(done.error, None);
+    let gone = get_volume(&control, "v1").await.expect_err("gone");
+    assert_eq!(gone.code(), Code::NotFound);
+    let left: Vec<String> = world
+        .sim
+        .dump()
+        .into_iter()
+        .map(|entry| entry.key)
+        .collect();
+    for part in ["spec/volume", "status/volume", "claim/volume", "claim/nsid"] {
+        assert!(
+            !left.iter().any(|key| key.contains(part)),
+            "{part}: {left:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_waits_for_space_and_gets_it() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    agent.connect(&control);
+    until("online", || online(&control, "n1")).await;
+    wait(&control, &create_volume(&control, "first", 900).await).await;
+    let second = create_volume(&control, "second", 900).await;
+    until("the second is told why it waits", || {
+        control.mirror.with(|view| {
+            let status = view.volumes["second"].resource.status.clone();
+            let placed = status.and_then(|status| condition(&status.conditions, "Placed"));
+            placed.is_some_and(|placed| placed.reason == "NoSpace")
+        })
+    })
+    .await;
+    let told = control.mirror.with(|view| {
+        let waits = view.unfinished_of("volumes/second").next().cloned();
+        waits.expect("the operation goes on").0.progress.clone()
+    });
+    assert!(told.contains("waits for a place"), "{told}");
+    wait(&control, &delete_volume(&control, "first").await).await;
+    assert_eq!(wait(&control, &second).await.error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_grows() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    agent.connect(&control);
+    until("online", || online(&control, "n1")).await;
+    wait(&control, &create_volume(&control, "v1", 64).await).await;
+    let request = UpdateVolumeRequest {
+        volume: Some(Volume {
+            name: "volumes/v1".to_owned(),
+            spec: Some(VolumeSpec { ..volume_spec(128) }),
+            ..Volume::default()
+        }),
+        update_mask: Some(penstock_api::well_known::FieldMask {
+            paths: vec!["spec.size_bytes".to_owned()],
+        }),
+        ..UpdateVolumeRequest::default()
+    };
+    let grown = control
+        .services
+        .volumes
+        .update_volume(Request::new(request));
+    let done = wait(&control, &grown.await.unwrap().into_inner()).await;
+    assert_eq!(done.error, None);
+    let status = get_volume(&control, "v1").await.unwrap().status.unwrap();
+    assert_eq!(status.size_bytes, 128 << 20);
+    assert_eq!(status.layout.unwrap().epoch, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_no_node_ever_had_is_removed_at_once() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let created = create_volume(&control, "v1", 64).await;
+    let deleted = delete_volume(&control, "v1").await;
+    assert_eq!(wait(&control, &deleted).await.error, None);
+    let error = wait(&control, &created)
+        .await
+        .error
+        .expect("deleted meanwhile");
+    assert_eq!(error.reason, "DELETED");
+    let gone = get_volume(&control, "v1").await.expect_err("gone");
+    assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_no_node_ever_had_is_removed_at_once() {
+    let world = World::new();
+    let control = world.server("a").await;
+    create_volume(&control, "v1", 64).await;
+    create_subsystem(&control, "s1").await;
+    create_namespace(&control, "s1", "ns1", "v1").await;
+    let request = DeleteNamespaceRequest {
+        name: "subsystems/s1/namespaces/ns1".to_owned(),
+        ..DeleteNamespaceRequest::default()
+    };
+    let deleted = control
+        .services
+        .namespaces
+        .delete_namespace(Request::new(request));
+    let done = wait(&control, &deleted.await.unwrap().into_inner()).await;
+    assert_eq!(done.error, None);
+    // And with it what it claimed: the volume can be deleted.
+    wait(&control, &delete_volume(&control, "v1").await).await;
+}

@@ -1,0 +1,9 @@
+//! The whole server in process, over a simulated store and with agents of memory: what users ask for
+//! reaches the nodes, what nodes do reaches the users, and leaders come and go.
+
+mod agent;
+mod agents;
+mod leaders;
+mod lives;
+mod scale;
+mod world;
