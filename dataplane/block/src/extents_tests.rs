@@ -24,7 +24,7 @@ fn a_request_within_one_range_passes_as_it_is_and_one_across_is_split() {
     let (a, b, extents) = two();
     let queue = Arc::clone(&extents).open().unwrap();
     let pool = pool();
-    let data: Vec<u8> = (0..6 * 512).map(|i| (i / 512) as u8 + 1).collect();
+    let data: Vec<u8> = (1..7_u8).flat_map(|block| [block; 512]).collect();
     let write = Op::Write { fua: true };
     let outcome = run(
         &*queue,

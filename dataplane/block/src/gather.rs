@@ -15,8 +15,14 @@ use crate::{BlockError, Outcome, Ticket};
 /// Gatherings kept for use again by a thread.
 const KEPT_MAX: usize = 1024;
 
+#[allow(
+    clippy::vec_box,
+    reason = "a ticket holds the box: one without parts stays small"
+)]
+type Kept = Vec<Box<Parts>>;
+
 thread_local! {
-    static KEPT: RefCell<Vec<Box<Parts>>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Kept> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Default)]

@@ -127,9 +127,15 @@ pub(crate) fn slice(payload: &Payload, offset: u64, len: u64) -> Payload {
     part
 }
 
+/// A queue in use, and the device it is of.
+struct OpenQueue {
+    queue: Weak<dyn BlockQueue>,
+    device: std::sync::Weak<dyn BlockDevice>,
+}
+
 thread_local! {
-    static OPEN: RefCell<HashMap<usize, (Weak<dyn BlockQueue>, std::sync::Weak<dyn BlockDevice>)>> =
-        RefCell::new(HashMap::new());
+    /// By the devices' addresses.
+    static OPEN: RefCell<HashMap<usize, OpenQueue>> = RefCell::new(HashMap::new());
 }
 
 /// This thread's queue on `device`, shared by all layers above it: a device with a thousand volumes
@@ -137,18 +143,24 @@ thread_local! {
 pub(crate) fn open_shared(device: &Arc<dyn BlockDevice>) -> Result<Rc<dyn BlockQueue>, BlockError> {
     let key = Arc::as_ptr(device).cast::<()>() as usize;
     let known = OPEN.with_borrow(|open| {
-        let (queue, of) = open.get(&key)?;
+        let known = open.get(&key)?;
         // An address may have come to another device.
-        let same = of.upgrade().is_some_and(|of| Arc::ptr_eq(&of, device));
-        same.then(|| queue.upgrade()).flatten()
+        let of = known.device.upgrade()?;
+        Arc::ptr_eq(&of, device)
+            .then(|| known.queue.upgrade())
+            .flatten()
     });
     if let Some(queue) = known {
         return Ok(queue);
     }
     let queue = Arc::clone(device).open()?;
     OPEN.with_borrow_mut(|open| {
-        open.retain(|_, (queue, _)| queue.strong_count() > 0);
-        open.insert(key, (Rc::downgrade(&queue), Arc::downgrade(device)));
+        open.retain(|_, known| known.queue.strong_count() > 0);
+        let known = OpenQueue {
+            queue: Rc::downgrade(&queue),
+            device: Arc::downgrade(device),
+        };
+        open.insert(key, known);
     });
     Ok(queue)
 }

@@ -1,5 +1,7 @@
 //! Requests through stripe and extents allocate nothing once warm, split or not.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::future::Future;

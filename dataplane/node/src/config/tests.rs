@@ -549,6 +549,10 @@ fn refuses_devices_that_cannot_be() {
     for (keys, line, parts) in cases {
         refused(&format!("{DEVICE}{keys}\n{LISTENER}"), line, parts);
     }
+}
+
+#[test]
+fn refuses_a_device_named_or_used_twice() {
     let one = "name = \"d0\"\nbackend = \"file\"\npath = \"x\"\n";
     let other = one.replace("\"x\"", "\"y\"");
     let twice = format!("{DEVICE}{one}{DEVICE}{other}{LISTENER}");
@@ -737,8 +741,15 @@ fn the_files_of_control_are_looked_at() {
         path("key")
     );
     let config = parse(&text).expect("sound in itself");
-    let message = config.check_files().expect_err("not on this machine").to_string();
-    for part in ["ca is no folder", "none: No such file", "key holds no PRIVATE KEY in PEM"] {
+    let message = config
+        .check_files()
+        .expect_err("not on this machine")
+        .to_string();
+    for part in [
+        "ca is no folder",
+        "none: No such file",
+        "key holds no PRIVATE KEY in PEM",
+    ] {
         assert!(message.contains(part), "{message:?} lacks {part:?}");
     }
     assert!(!message.contains("tls_ca_file"), "{message}");

@@ -45,7 +45,8 @@ impl Range {
             );
             ManagedError::new("LayoutInvalid", message)
         };
-        let aligned = extent.offset_bytes % MIB == 0 && extent.length_bytes % MIB == 0;
+        let whole = |bytes: u64| bytes.is_multiple_of(MIB);
+        let aligned = whole(extent.offset_bytes) && whole(extent.length_bytes);
         if !aligned || extent.length_bytes == 0 {
             return Err(bad("extents are whole MiB and not empty"));
         }
@@ -104,7 +105,7 @@ impl Shape {
                 volume.block_size_bytes
             ))
         })?;
-        if volume.size_bytes == 0 || volume.size_bytes % block_size.bytes_u64() != 0 {
+        if volume.size_bytes == 0 || !volume.size_bytes.is_multiple_of(block_size.bytes_u64()) {
             let what = format!("{} bytes are no whole blocks", volume.size_bytes);
             return Err(bad(what));
         }

@@ -222,9 +222,9 @@ async fn hammer(address: SocketAddr, pool: Pool, seed: u64, written: Arc<AtomicU
 
 #[test]
 fn namespaces_come_and_go_and_clearing_goes_on_beside_other_io() {
-    let mut rig = Rig::new(1, 1024);
+    let mut rig = Rig::new(1, 256);
     let address = rig.listen("l1");
-    let (busy, other) = ([extent(0, 0, 16)], [extent(0, 16, 512)]);
+    let (busy, other) = ([extent(0, 0, 16)], [extent(0, 16, 128)]);
     soil(&rig, &other);
     rig.node
         .open_volume(&volume("v1", 16, 1, &busy))
@@ -255,7 +255,7 @@ fn namespaces_come_and_go_and_clearing_goes_on_beside_other_io() {
         rig.clear(&other).expect("cleared");
         is_clearing.store(false, Ordering::Relaxed);
         rig.node
-            .open_volume(&volume("v2", 512, 1, &other))
+            .open_volume(&volume("v2", 128, 1, &other))
             .expect("open");
         rig.node
             .serve_namespace(&namespace("ns2", "s1", "v2", 2))
