@@ -335,12 +335,16 @@ impl AgentState {
         self.touch_namespaces_of_volume(uid);
     }
 
-    /// Claims the volume's space as far as nobody has it: first what holds data, then the rest.
+    /// Claims the volume's space as far as nobody has it: first what holds data, then the rest. What
+    /// goes gets nothing more.
     pub(super) fn claim(&mut self, uid: &str) {
         let version = self.version + 1;
         let Some(held) = self.volumes.get_mut(uid) else {
             return;
         };
+        if held.phase == Phase::Deleting {
+            return;
+        }
         let all = held
             .desired
             .layout

@@ -1,11 +1,12 @@
 //! The saved state: a header with format, length and checksum, then protobuf.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use penstock_api::v1::{
     DesiredListener, DesiredNamespace, DesiredSubsystem, DesiredVolume, RemotePort,
 };
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::object::{Held, Object};
 use super::volume::{HeldVolume, Phase};
@@ -19,6 +20,15 @@ const FORMAT: u32 = 1;
 
 /// Magic, format (u32), length of the body (u64), CRC-64/NVME of the body (u64), little-endian.
 const HEADER_BYTES: usize = 28;
+
+/// Tags of [`Saved`] that are written one by one.
+mod tag {
+    pub(super) const VOLUMES: u32 = 3;
+    pub(super) const SUBSYSTEMS: u32 = 4;
+    pub(super) const NAMESPACES: u32 = 5;
+    pub(super) const LISTENERS: u32 = 6;
+    pub(super) const DELETED: u32 = 9;
+}
 
 #[derive(Clone, PartialEq, Message)]
 struct Saved {
@@ -69,44 +79,39 @@ const ORPHAN_REASONS: [&str; 4] = [
 ];
 
 impl AgentState {
-    /// The state to be saved: versioned and with a checksum.
+    /// The state to be saved: versioned and with a checksum. What has not changed since the last time
+    /// is copied, so that one change among many objects is little work.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let saved = Saved {
+    pub fn encode(&mut self) -> Vec<u8> {
+        let rest = Saved {
             store_id: self.store_id.clone(),
             revision: self.revision,
-            volumes: self.volumes.values().map(save_volume).collect(),
-            subsystems: self
-                .subsystems
-                .values()
-                .map(|held| held.desired.clone())
-                .collect(),
-            namespaces: self
-                .namespaces
-                .values()
-                .map(|held| held.desired.clone())
-                .collect(),
-            listeners: self
-                .listeners
-                .values()
-                .map(|held| held.desired.clone())
-                .collect(),
             orphans: orphans(&self.subsystems)
                 .chain(orphans(&self.namespaces))
                 .chain(orphans(&self.listeners))
                 .collect(),
             ports: self.ports.desired.clone(),
-            deleted: self.deleted.iter().cloned().collect(),
+            ..Saved::default()
         };
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + saved.encoded_len());
+        let mut bytes = Vec::with_capacity(self.encoded_len);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
         bytes.resize(HEADER_BYTES, 0);
-        saved.encode_raw(&mut bytes);
+        rest.encode_raw(&mut bytes);
+        for held in self.volumes.values_mut() {
+            append(&mut bytes, tag::VOLUMES, held.encoded());
+        }
+        append_all(&mut bytes, tag::SUBSYSTEMS, &mut self.subsystems);
+        append_all(&mut bytes, tag::NAMESPACES, &mut self.namespaces);
+        append_all(&mut bytes, tag::LISTENERS, &mut self.listeners);
+        for uid in &self.deleted {
+            append(&mut bytes, tag::DELETED, uid.as_bytes());
+        }
         let (header, body) = bytes.split_at_mut(HEADER_BYTES);
         let length = body.len() as u64;
         header[12..20].copy_from_slice(&length.to_le_bytes());
         header[20..28].copy_from_slice(&checksum(body).to_le_bytes());
+        self.encoded_len = bytes.len();
         bytes
     }
 
@@ -200,6 +205,50 @@ impl AgentState {
     }
 }
 
+/// What was encoded last, and the version of the object that it is of.
+pub(super) type Encoded = Option<(u64, Vec<u8>)>;
+
+impl HeldVolume {
+    fn encoded(&mut self) -> &[u8] {
+        if self
+            .encoded
+            .as_ref()
+            .is_none_or(|(since, _)| *since != self.since)
+        {
+            self.encoded = Some((self.since, save_volume(self).encode_to_vec()));
+        }
+        self.encoded.as_ref().map_or(&[], |(_, bytes)| bytes)
+    }
+}
+
+fn append_all<D: Object + Message>(
+    bytes: &mut Vec<u8>,
+    tag: u32,
+    map: &mut BTreeMap<String, Held<D>>,
+) {
+    for held in map.values_mut() {
+        if held
+            .encoded
+            .as_ref()
+            .is_none_or(|(since, _)| *since != held.since)
+        {
+            held.encoded = Some((held.since, held.desired.encode_to_vec()));
+        }
+        append(
+            bytes,
+            tag,
+            held.encoded.as_ref().map_or(&[], |(_, bytes)| bytes),
+        );
+    }
+}
+
+/// A field of bytes, text or a message.
+fn append(bytes: &mut Vec<u8>, tag: u32, value: &[u8]) {
+    encode_key(tag, WireType::LengthDelimited, bytes);
+    encode_varint(value.len() as u64, bytes);
+    bytes.extend_from_slice(value);
+}
+
 fn save_volume(held: &HeldVolume) -> SavedVolume {
     let mut desired = held.desired.clone();
     let (mut claimed, mut cleared) = (held.claimed, held.cleared);
@@ -228,9 +277,7 @@ fn save_volume(held: &HeldVolume) -> SavedVolume {
     }
 }
 
-fn orphans<D: Object>(
-    map: &std::collections::BTreeMap<String, Held<D>>,
-) -> impl Iterator<Item = String> {
+fn orphans<D: Object>(map: &BTreeMap<String, Held<D>>) -> impl Iterator<Item = String> {
     map.iter()
         .filter(|(_, held)| held.orphan)
         .map(|(uid, _)| uid.clone())

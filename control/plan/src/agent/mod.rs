@@ -115,6 +115,8 @@ pub struct AgentState {
     answers: BTreeMap<String, (u64, Answer)>,
     /// Parts of a complete state that has not ended.
     parts: Option<Desired>,
+    /// Length of what was encoded last.
+    encoded_len: usize,
     inventory: Option<Inventory>,
     inventory_changed: bool,
     told: Told,

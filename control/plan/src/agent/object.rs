@@ -2,6 +2,7 @@
 
 use penstock_api::v1::{DesiredListener, DesiredNamespace, DesiredSubsystem};
 
+use super::codec::Encoded;
 use super::step::StepError;
 
 /// What is common to what a node is told to serve.
@@ -79,6 +80,7 @@ pub(super) struct Held<D> {
     pub(super) orphan: bool,
     /// The version of the state that first has it as it is.
     pub(super) since: u64,
+    pub(super) encoded: Encoded,
 }
 
 impl<D: Object> Held<D> {
@@ -90,6 +92,7 @@ impl<D: Object> Held<D> {
             error: None,
             orphan: false,
             since,
+            encoded: None,
         }
     }
 

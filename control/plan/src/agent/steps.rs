@@ -71,7 +71,7 @@ impl AgentState {
         let keep = self.is_wanted_by_data(uid);
         let held = self.volumes.get_mut(uid)?;
         if keep && !held.running {
-            held.cleared = 0;
+            held.nothing_to_clear();
         }
         if held.is_whole() && held.phase == Phase::Ready {
             held.carried = held.desired.generation;
@@ -332,7 +332,7 @@ impl AgentState {
                 self.touch_namespaces_of_volume(uid);
             }
             (Ok(()), Step::CloseVolume { .. }) => held.open = None,
-            (Ok(()), Step::ClearDeleted { .. }) => held.cleared = 0,
+            (Ok(()), Step::ClearDeleted { .. }) => held.nothing_to_clear(),
             (Ok(()), _) => {}
         }
         if let Some(next) = next {

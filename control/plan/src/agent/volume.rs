@@ -9,6 +9,7 @@
 
 use penstock_api::v1::{DesiredVolume, Extent, Layout};
 
+use super::codec::Encoded;
 use super::step::{Step, StepError};
 
 /// Extents begin and end at multiples of this many bytes.
@@ -63,6 +64,7 @@ pub(super) struct HeldVolume {
     pub(super) conflict: Option<String>,
     /// The generation that is carried out.
     pub(super) carried: i64,
+    pub(super) encoded: Encoded,
 }
 
 impl HeldVolume {
@@ -84,6 +86,7 @@ impl HeldVolume {
             refusal: None,
             conflict: None,
             carried: 0,
+            encoded: None,
         };
         held.heed_ready_extents();
         held
@@ -96,6 +99,13 @@ impl HeldVolume {
             self.cleared = known;
             self.phase = Phase::Ready;
         }
+    }
+
+    /// A volume that goes has nothing (left) to be cleared. That need not be saved: at worst it is
+    /// cleared once more.
+    pub(super) fn nothing_to_clear(&mut self) {
+        self.cleared = 0;
+        self.encoded = None;
     }
 
     /// The newest accepted version.

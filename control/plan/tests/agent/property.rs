@@ -222,9 +222,11 @@ fn heal(node: &mut Node, mut waiting: Vec<Step>) -> Result<(), TestCaseError> {
         );
     }
     let bytes = node.agent.encode();
-    let again = penstock_plan::agent::AgentState::decode(&bytes).expect("it reads what it writes");
+    let mut again =
+        penstock_plan::agent::AgentState::decode(&bytes).expect("it reads what it writes");
     prop_assert_eq!(again.hello_volumes(), node.agent.hello_volumes());
     prop_assert_eq!(again.deleted_uids(), node.agent.deleted_uids());
+    prop_assert_eq!(again.encode(), bytes, "what was copied is stale");
     node.crash();
     node.settle();
     // What goes but is in use is served until the node stops, and not again after that.

@@ -628,7 +628,7 @@ fn layouts_that_cannot_be_are_refused() {
 
 #[test]
 fn damaged_states_are_told_from_good_ones() {
-    let node = serving();
+    let mut node = serving();
     let good = node.agent.encode();
     assert!(AgentState::decode(&good).is_ok());
     assert_eq!(AgentState::decode(b"").unwrap_err(), Damaged::Foreign);
