@@ -169,13 +169,13 @@ where
 async fn watch(context: &Context, session: &Session, changes: Subscription) -> Fault {
     let mut stop = context.stop.clone();
     let mut lease = context.lease.clone();
-    let store = context.mirror.with(|view| view.store_id.clone());
+    let regressions = context.mirror.with(|view| view.regressions);
     loop {
         let (held, known, same) = context.mirror.with(|view| {
             let held = view.sessions.get(&session.node);
             let held = held.is_some_and(|held| held.mod_revision == session.revision);
             let known = view.nodes.contains_key(&session.node);
-            (held, known, view.store_id == store)
+            (held, known, view.regressions == regressions)
         });
         if !known {
             return Fault::new(

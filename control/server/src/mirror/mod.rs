@@ -226,6 +226,9 @@ impl Mirror {
         let changes = {
             let mut current = lock(&self.shared.view);
             let changes = current.difference(&view);
+            let first = current.store_id.is_empty();
+            let regressed = current.store_id != view.store_id || revision < current.revision;
+            view.regressions = current.regressions + u64::from(regressed && !first);
             *current = view;
             changes
         };
@@ -307,3 +310,6 @@ impl Mirror {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

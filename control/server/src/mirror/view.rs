@@ -75,6 +75,8 @@ pub struct View {
     pub store_id: String,
     /// The revision.
     pub revision: Revision,
+    /// How often the store was found to be another or an older one than before.
+    pub regressions: u64,
     /// Nodes.
     pub nodes: Table<v1::Node>,
     /// Devices.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use penstock_control::config::Settings;
+use penstock_control::control::Control;
 use penstock_control::identity::{Caller, Role};
 use tonic::Code;
 
@@ -176,53 +177,57 @@ async fn nodes_learn_where_others_serve() {
     assert!(server.with(|memory| memory.ports.is_empty()));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_restored_store_makes_orphans_and_deletes_nothing() {
-    let world = World::new();
-    let control = world.server("a").await;
-    let agent = Agent::new("n1", GIB);
-    agent.connect(&control);
-    until("online", || online(&control, "n1")).await;
-    wait(&control, &create_volume(&control, "old", 8).await).await;
-    let backup = world.sim.snapshot();
-    wait(&control, &create_volume(&control, "new", 8).await).await;
-    world.sim.restore(&backup);
-
-    let known = agent.with(|memory| memory.volumes.len());
-    assert_eq!(known, 2);
-    until("connected to the restored store", || {
-        let stream = agent.connect(&control);
-        stream.abort_handle();
-        true
-    })
-    .await;
-    until("the orphan is known", || {
-        control.mirror.with(|view| {
-            let node = view.nodes.get("n1");
-            let status = node.and_then(|held| held.resource.status.clone());
-            status.is_some_and(|status| {
-                status.orphans.len() == 1
-                    && penstock_plan::observe::is_true(&status.conditions, "StoreRegressed")
-            })
+/// Whether the node's status says that it has one orphan and that the store went back.
+fn has_orphan(control: &Control) -> bool {
+    control.mirror.with(|view| {
+        let node = view.nodes.get("n1");
+        let status = node.and_then(|held| held.resource.status.clone());
+        status.is_some_and(|status| {
+            status.orphans.len() == 1
+                && penstock_plan::observe::is_true(&status.conditions, "StoreRegressed")
         })
     })
-    .await;
-    let orphan = get_node(&control, "n1")
-        .await
-        .unwrap()
-        .status
-        .unwrap()
-        .orphans;
-    assert_eq!(orphan[0].volume, "volumes/new");
-    // Its space is not given to another.
-    let taken = orphan[0].layout.clone().unwrap().extents[0].clone();
-    wait(&control, &create_volume(&control, "next", 8).await).await;
-    let next = get_volume(&control, "next").await.unwrap();
-    let given = next.status.unwrap().layout.unwrap().extents[0].clone();
-    assert!(
-        given.offset_bytes >= taken.offset_bytes + taken.length_bytes
-            || taken.offset_bytes >= given.offset_bytes + given.length_bytes,
-        "{given:?} overlaps {taken:?}"
-    );
-    agent.with(|memory| assert_eq!(memory.volumes.len(), 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_store_makes_orphans_and_deletes_nothing() {
+    // Under another identity, and under its own.
+    for rewound in [false, true] {
+        let world = World::new();
+        let control = world.server("a").await;
+        let agent = Agent::new("n1", GIB);
+        let stream = agent.connect(&control);
+        until("online", || online(&control, "n1")).await;
+        wait(&control, &create_volume(&control, "old", 8).await).await;
+        let backup = world.sim.snapshot();
+        wait(&control, &create_volume(&control, "new", 8).await).await;
+        if rewound {
+            world.sim.rewind(&backup);
+        } else {
+            world.sim.restore(&backup);
+        }
+        until("the stream ends", || stream.is_finished()).await;
+        assert_eq!(agent.with(|memory| memory.volumes.len()), 2);
+        agent.connect(&control);
+        until("the orphan is known", || has_orphan(&control)).await;
+        let orphans = get_node(&control, "n1")
+            .await
+            .unwrap()
+            .status
+            .unwrap()
+            .orphans;
+        assert_eq!(orphans[0].volume, "volumes/new");
+
+        // Its space is not given to another.
+        let taken = orphans[0].layout.clone().unwrap().extents[0].clone();
+        wait(&control, &create_volume(&control, "next", 8).await).await;
+        let next = get_volume(&control, "next").await.unwrap();
+        let given = next.status.unwrap().layout.unwrap().extents[0].clone();
+        assert!(
+            given.offset_bytes >= taken.offset_bytes + taken.length_bytes
+                || taken.offset_bytes >= given.offset_bytes + given.length_bytes,
+            "{given:?} overlaps {taken:?}"
+        );
+        agent.with(|memory| assert_eq!(memory.volumes.len(), 3));
+    }
 }

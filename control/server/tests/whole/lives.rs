@@ -86,7 +86,8 @@ async fn a_volume_waits_for_space_and_gets_it() {
     let second = create_volume(&control, "second", 900).await;
     until("the second is told why it waits", || {
         control.mirror.with(|view| {
-            let status = view.volumes["second"].resource.status.clone();
+            let volume = view.volumes.get("second");
+            let status = volume.and_then(|held| held.resource.status.clone());
             let placed = status.and_then(|status| condition(&status.conditions, "Placed"));
             placed.is_some_and(|placed| placed.reason == "NoSpace")
         })
