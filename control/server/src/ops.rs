@@ -106,7 +106,7 @@ pub async fn abandon<R: Resource>(
         if !operation.done {
             let error = penstock_plan::observe::deleted_meanwhile(resource.name());
             change.unchanged(key, entry.mod_revision);
-            change.put_operation(&ended(operation, Some(error), now.clone()), Some(lease));
+            change.put_operation(&ended(operation, Some(error), *now), Some(lease));
         }
     }
     Ok(())

@@ -25,7 +25,7 @@ pub use self::devices::Devices;
 pub use self::hosts::Hosts;
 pub use self::layouts::Layouts;
 pub use self::listeners::Listeners;
-pub use self::namespaces::Namespaces;
+pub use self::namespaces::{Namespaces, remove_claims};
 pub use self::nodes::Nodes;
 pub use self::operations::Operations;
 pub use self::subsystems::Subsystems;

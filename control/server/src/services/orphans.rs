@@ -166,7 +166,7 @@ impl Core {
         let mut volume = match own {
             Some(own) => own.resource.clone(),
             None => Volume {
-                create_time: Some(now.clone()),
+                create_time: Some(now),
                 labels: known.labels.clone(),
                 ..Volume::default()
             },
@@ -175,7 +175,7 @@ impl Core {
         volume.uid.clone_from(&orphan.volume_uid);
         // The store may have forgotten generations that the node has carried out.
         volume.generation = volume.generation.max(known.generation).saturating_add(1);
-        volume.update_time = Some(now.clone());
+        volume.update_time = Some(now);
         let mut spec = known.spec.or(volume.spec).unwrap_or_default();
         let size = i64::try_from(orphan.size_bytes).unwrap_or(i64::MAX);
         spec.size_bytes = spec.size_bytes.max(size);

@@ -60,7 +60,7 @@ impl Core {
         *new.name_mut() = name.to_string();
         *new.uid_mut() = self.env.ids.text();
         *new.generation_mut() = 1;
-        *new.create_time_mut() = Some(now.clone());
+        *new.create_time_mut() = Some(now);
         *new.update_time_mut() = Some(now);
         new.labels_mut().clone_from(given.labels());
         *new.spec_mut() = given.spec().cloned();
@@ -186,12 +186,7 @@ impl Core {
             .status_unchanged(stored)
             .delete_resource::<R>(&stored.ids);
         ops::abandon(&self.repo, &mut change, stored, lease, &now).await?;
-        let begun = ops::begin(
-            &stored.resource,
-            Verb::Delete,
-            &call.caller.name,
-            now.clone(),
-        );
+        let begun = ops::begin(&stored.resource, Verb::Delete, &call.caller.name, now);
         let ended = ops::ended(begun, None, now);
         change.put_operation(&ended, Some(lease));
         let marker = change.keys().operation_of(&ended.name);
@@ -214,7 +209,7 @@ impl Core {
             name: format!("operations/{}", self.env.ids.text()),
             verb: Verb::Delete.as_str().to_owned(),
             target: name.to_string(),
-            create_time: Some(now.clone()),
+            create_time: Some(now),
             requester: call.caller.name.clone(),
             ..Operation::default()
         };

@@ -132,11 +132,7 @@ fn labels_of_any_kind() {
 }
 
 #[test]
-fn fields_of_the_other_kinds() {
-    let host = |nqn: &str| Host {
-        spec: Some(HostSpec { nqn: nqn.into() }),
-        ..Default::default()
-    };
+fn fields_of_subsystems() {
     let subsystem = |change: fn(&mut SubsystemSpec)| {
         let mut spec = SubsystemSpec::default();
         change(&mut spec);
@@ -145,20 +141,28 @@ fn fields_of_the_other_kinds() {
             ..Default::default()
         }
     };
-    let namespace = |volume: &str, nsid, uuid: &str| Namespace {
-        spec: Some(NamespaceSpec {
-            volume: volume.into(),
-            nsid,
-            uuid: uuid.into(),
-        }),
-        ..Default::default()
-    };
-    let listener = |transport: &str, address: &str, port| Listener {
-        spec: Some(ListenerSpec {
-            transport: transport.into(),
-            address: address.into(),
-            port,
-        }),
+    assert_eq!(resource(&subsystem(|_| ())), Ok(()));
+    for (bad, field) in [
+        (subsystem(|s| s.nqn = "s".into()), "nqn"),
+        (subsystem(|s| s.serial = "s".repeat(21)), "serial"),
+        (subsystem(|s| s.serial = "\u{e4}".into()), "serial"),
+        (subsystem(|s| s.model = "m".repeat(41)), "model"),
+        (subsystem(|s| s.namespaces_max = 4_097), "namespaces_max"),
+        (subsystem(|s| s.hosts = vec!["h".into()]), "hosts"),
+        (subsystem(|s| s.hosts = vec!["hosts/h".into(); 2]), "hosts"),
+        (
+            subsystem(|s| s.hosts = vec!["hosts/h".into(); 1_025]),
+            "hosts",
+        ),
+    ] {
+        assert_eq!(refused(&bad).0, format!("subsystem.spec.{field}"));
+    }
+}
+
+#[test]
+fn fields_of_hosts_and_nodes() {
+    let host = |nqn: &str| Host {
+        spec: Some(HostSpec { nqn: nqn.into() }),
         ..Default::default()
     };
     let node = |domain: &str, value: &str| Node {
@@ -169,74 +173,56 @@ fn fields_of_the_other_kinds() {
         ..Default::default()
     };
     assert_eq!(resource(&host("nqn.2014-08.org.example:h")), Ok(()));
-    assert_eq!(resource(&subsystem(|_| ())), Ok(()));
-    assert_eq!(resource(&namespace("volumes/v", 0, "")), Ok(()));
-    assert_eq!(resource(&listener("", "::", 0)), Ok(()));
     assert_eq!(resource(&node("rack", "r1")), Ok(()));
-    assert_eq!(refused(&host("")).0, "host.spec.nqn");
-    assert_eq!(refused(&host(&"n".repeat(224))).0, "host.spec.nqn");
-    for (bad, field) in [
-        (subsystem(|s| s.nqn = "s".into()), "subsystem.spec.nqn"),
-        (
-            subsystem(|s| s.serial = "s".repeat(21)),
-            "subsystem.spec.serial",
-        ),
-        (
-            subsystem(|s| s.serial = "ä".into()),
-            "subsystem.spec.serial",
-        ),
-        (
-            subsystem(|s| s.model = "m".repeat(41)),
-            "subsystem.spec.model",
-        ),
-        (
-            subsystem(|s| s.namespaces_max = 4_097),
-            "subsystem.spec.namespaces_max",
-        ),
-        (
-            subsystem(|s| s.hosts = vec!["h".into()]),
-            "subsystem.spec.hosts",
-        ),
-        (
-            subsystem(|s| s.hosts = vec!["hosts/h".into(); 2]),
-            "subsystem.spec.hosts",
-        ),
-        (
-            subsystem(|s| s.hosts = vec!["hosts/h".into(); 1_025]),
-            "subsystem.spec.hosts",
-        ),
-    ] {
-        assert_eq!(refused(&bad).0, field);
+    for bad in ["", "h", &"n".repeat(224)] {
+        assert_eq!(refused(&host(bad)).0, "host.spec.nqn");
     }
-    assert_eq!(refused(&namespace("v", 0, "")).0, "namespace.spec.volume");
-    assert_eq!(refused(&namespace("", 0, "")).0, "namespace.spec.volume");
-    assert_eq!(
-        refused(&namespace("volumes/v", 4_097, "")).0,
-        "namespace.spec.nsid"
-    );
-    assert_eq!(
-        refused(&namespace("volumes/v", 1, "x")).0,
-        "namespace.spec.uuid"
-    );
-    assert_eq!(
-        refused(&listener("rdma", "::", 1)).0,
-        "listener.spec.transport"
-    );
-    assert_eq!(
-        refused(&listener("tcp", "localhost", 1)).0,
-        "listener.spec.address"
-    );
-    assert_eq!(refused(&listener("tcp", "", 1)).0, "listener.spec.address");
-    assert_eq!(
-        refused(&listener("tcp", "224.0.0.1", 1)).0,
-        "listener.spec.address"
-    );
-    assert_eq!(
-        refused(&listener("tcp", "::", 65_536)).0,
-        "listener.spec.port"
-    );
-    assert_eq!(refused(&node("Rack", "r1")).0, "node.spec.failure_domains");
-    assert_eq!(refused(&node("rack", "")).0, "node.spec.failure_domains");
+    for (domain, value) in [("Rack", "r1"), ("rack", ""), ("rack", &"r".repeat(64))] {
+        assert_eq!(refused(&node(domain, value)).0, "node.spec.failure_domains");
+    }
+}
+
+#[test]
+fn fields_of_namespaces() {
+    let namespace = |volume: &str, nsid, uuid: &str| Namespace {
+        spec: Some(NamespaceSpec {
+            volume: volume.into(),
+            nsid,
+            uuid: uuid.into(),
+        }),
+        ..Default::default()
+    };
+    assert_eq!(resource(&namespace("volumes/v", 0, "")), Ok(()));
+    for (bad, field) in [
+        (namespace("v", 0, ""), "volume"),
+        (namespace("", 0, ""), "volume"),
+        (namespace("volumes/v", 4_097, ""), "nsid"),
+        (namespace("volumes/v", 1, "x"), "uuid"),
+    ] {
+        assert_eq!(refused(&bad).0, format!("namespace.spec.{field}"));
+    }
+}
+
+#[test]
+fn fields_of_listeners() {
+    let listener = |transport: &str, address: &str, port| Listener {
+        spec: Some(ListenerSpec {
+            transport: transport.into(),
+            address: address.into(),
+            port,
+        }),
+        ..Default::default()
+    };
+    assert_eq!(resource(&listener("", "::", 0)), Ok(()));
+    for (bad, field) in [
+        (listener("rdma", "::", 1), "transport"),
+        (listener("tcp", "localhost", 1), "address"),
+        (listener("tcp", "", 1), "address"),
+        (listener("tcp", "224.0.0.1", 1), "address"),
+        (listener("tcp", "::", 65_536), "port"),
+    ] {
+        assert_eq!(refused(&bad).0, format!("listener.spec.{field}"));
+    }
 }
 
 #[test]

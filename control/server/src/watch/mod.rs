@@ -101,8 +101,9 @@ impl WatchService for Watches {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Events>, Status> {
         let call = self.0.enter("Watch", &request)?;
         let deadline = call.deadline;
+        let begin = self.begin(request.into_inner(), deadline);
         let watching = call
-            .run(self.begin(request.into_inner(), deadline))
+            .run(async { begin.await.map_err(explain) })
             .await?
             .into_inner();
         Ok(Response::new(Box::pin(futures::stream::unfold(
