@@ -200,6 +200,79 @@ mod tests {
         assert_eq!(passed_on(&own), None);
     }
 
+    /// Methods whose verb is not their own first word, or which stand beside their noun.
+    const ELSEWHERE: [(&str, &[&str]); 3] = [
+        ("GetLayout", &["volume", "layout"]),
+        ("ResolveOrphan", &["node", "resolve-orphan"]),
+        ("Watch", &["watch"]),
+    ];
+
+    #[test]
+    fn every_method_of_the_api_has_its_verb() {
+        use prost::Message;
+        let set = prost_types::FileDescriptorSet::decode(penstock_api::FILE_DESCRIPTOR_SET);
+        let services: Vec<_> = set
+            .unwrap()
+            .file
+            .into_iter()
+            .flat_map(|file| file.service)
+            .collect();
+        let cli = Cli::command();
+        let mut seen = 0;
+        for service in services
+            .iter()
+            .filter(|service| service.name() != "AgentService")
+        {
+            for method in &service.method {
+                let path = path_of(service.name(), method.name());
+                let found = path
+                    .iter()
+                    .try_fold(&cli, |at, word| at.find_subcommand(word));
+                assert!(
+                    found.is_some(),
+                    "{}: no `penstock {}`",
+                    method.name(),
+                    path.join(" ")
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 40, "only {seen} methods: are the descriptors read?");
+    }
+
+    fn path_of(service: &str, method: &str) -> Vec<String> {
+        let elsewhere = ELSEWHERE.iter().find(|(name, _)| *name == method);
+        if let Some((_, path)) = elsewhere {
+            return path.iter().map(ToString::to_string).collect();
+        }
+        let noun = service.trim_end_matches("Service");
+        let verb = method.trim_end_matches('s').trim_end_matches(noun);
+        vec![noun.to_lowercase(), verb.to_lowercase()]
+    }
+
+    #[test]
+    fn every_kind_of_the_api_has_its_noun_and_can_be_watched() {
+        for kind in name::Kind::ALL {
+            let cli = Cli::command();
+            let noun = cli.find_subcommand(kind.noun());
+            let noun = noun.unwrap_or_else(|| panic!("no `penstock {}`", kind.noun()));
+            for verb in ["get", "list", "describe", "watch"] {
+                assert!(
+                    noun.find_subcommand(verb).is_some(),
+                    "{} {verb}",
+                    kind.noun()
+                );
+            }
+        }
+        // The kinds of a watch's events are all kinds there are.
+        let schema = apply::kinds_of_watch();
+        assert_eq!(schema.len(), name::Kind::ALL.len(), "{schema:?}");
+        assert!(
+            schema.iter().all(|noun| name::Kind::called(noun).is_some()),
+            "{schema:?}"
+        );
+    }
+
     #[test]
     fn help_says_who_runs_the_command() {
         let help = Cli::command().render_long_help().to_string();

@@ -52,7 +52,10 @@ fn text(object: &Object) -> Outcome<String> {
     let json = object.json();
     let mut told = Map::new();
     for field in ["labels", "spec"] {
-        if let Some(value) = json.get(field) {
+        let filled = json
+            .get(field)
+            .filter(|value| value.as_object().is_none_or(|v| !v.is_empty()));
+        if let Some(value) = filled {
             told.insert(field.to_owned(), readable("", value));
         }
     }

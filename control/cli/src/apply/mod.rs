@@ -86,7 +86,10 @@ impl Apply {
         let schema = schema::Schema::load()?;
         let mut documents = Vec::new();
         for path in &self.files {
-            let name = path.display().to_string();
+            let name = match path == Path::new("-") {
+                true => "standard input".to_owned(),
+                false => path.display().to_string(),
+            };
             let text = read_text(path)
                 .map_err(|error| Failure::usage(format!("cannot read {name}: {error}")))?;
             documents.extend(document::read(&schema, &name, &text)?);
@@ -234,4 +237,13 @@ fn summary(format: Format, told: &[Told], dry_run: bool) -> Outcome {
             output::value(format, &Value::Array(results.collect()))
         }
     }
+}
+
+/// The kinds that a watch tells of, from the descriptors.
+#[cfg(test)]
+pub fn kinds_of_watch() -> Vec<String> {
+    let schema = schema::Schema::load().unwrap();
+    let fields = schema.fields("penstock.v1.WatchEvent").iter();
+    let resources = fields.filter(|field| matches!(field.shape, schema::Shape::Message(_)));
+    resources.map(|field| field.name.clone()).collect()
 }

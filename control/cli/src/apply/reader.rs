@@ -124,7 +124,7 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .iter()
         .copied()
         .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    best.filter(|word| likeness(word) > 0.7)
+    best.filter(|word| likeness(word) > 0.6)
 }
 
 /// A field's value.

@@ -136,9 +136,26 @@ fn scalar(key: &str, value: &Value) -> String {
     if key.ends_with("_time")
         && let Some(age) = age_of_text(&text)
     {
-        return format!("{text} ({age} ago)");
+        let seconds = text
+            .split(['.', '+'])
+            .next()
+            .unwrap_or(&text)
+            .trim_end_matches('Z');
+        return format!("{} UTC ({age} ago)", seconds.replace('T', " "));
     }
-    text
+    enum_word(key, text)
+}
+
+/// `VOLUME_STATE_READY` of the field `state` is `ready`: the rest says what the title says.
+fn enum_word(key: &str, text: String) -> String {
+    let own = format!("{}_", key.to_uppercase());
+    let is_word = text
+        .chars()
+        .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    match text.split_once(&own) {
+        Some((_, word)) if is_word && !key.is_empty() => word.to_lowercase(),
+        _ => text,
+    }
 }
 
 fn status_word(condition: &Condition) -> &'static str {
@@ -226,8 +243,9 @@ mod tests {
             "name": "volumes/v1",
             "labels": {"tier": "fast"},
             "create_time": "2020-01-01T00:00:00Z",
-            "spec": {"size_bytes": "1073741824", "placement": {"devices": ["nodes/n1/devices/d0"]}},
+            "spec": {"size_bytes": "1073741824", "block_size": "BLOCK_SIZE_512", "placement": {"devices": ["nodes/n1/devices/d0"]}},
             "status": {
+                "state": "VOLUME_STATE_READY",
                 "layout": {"node": "nodes/n1", "extents": [
                     {"device": "nodes/n1/devices/d0", "length_bytes": "1073741824"},
                 ]},
@@ -254,7 +272,11 @@ mod tests {
             "size: 1 GiB (1073741824 bytes)",
             "devices: nodes/n1/devices/d0",
             "      - device: nodes/n1/devices/d0\n        length: 1 GiB",
-            "created: 2020-01-01T00:00:00",
+            "created: 2020-01-01 00:00:00 UTC (",
+            "block size: 512",
+            "state: ready",
+            "block size: 512",
+            "state: ready",
             "DeviceMissing  plug it in",
             "create began",
             "asked for by admin",
