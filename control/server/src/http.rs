@@ -1,5 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz` over HTTP.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -35,22 +36,31 @@ pub async fn not_ready(env: &Env, mirror: &Mirror) -> Vec<String> {
     reasons
 }
 
+/// What the pages tell of: empty until the store is open.
+pub type Live = Arc<OnceLock<(Env, Mirror)>>;
+
 /// The pages.
-pub fn router(env: Env, mirror: Mirror) -> Router {
-    let metrics = env.metrics.clone();
+pub fn router(live: Live) -> Router {
+    let measured = Arc::clone(&live);
     Router::new()
         .route(
             "/metrics",
-            get(move || {
-                let text = metrics.text();
-                async move { page(text) }
+            get(move || async move {
+                page(
+                    measured
+                        .get()
+                        .map_or(Ok(String::new()), |(env, _)| env.metrics.text()),
+                )
             }),
         )
         .route("/healthz", get(|| async { "ok\n" }))
         .route(
             "/readyz",
             get(move || async move {
-                let reasons = not_ready(&env, &mirror).await;
+                let reasons = match live.get() {
+                    Some((env, mirror)) => not_ready(env, mirror).await,
+                    None => vec!["store: it is not open yet; the log says why".to_owned()],
+                };
                 if reasons.is_empty() {
                     return (StatusCode::OK, "ready\n".to_owned());
                 }

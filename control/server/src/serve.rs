@@ -13,6 +13,7 @@ use penstock_store::embedded::{EmbeddedConfig, EmbeddedStore};
 use penstock_store::etcd::{EtcdConfig, EtcdStore};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -23,7 +24,7 @@ use crate::calls::Calls;
 use crate::config::{Config, EtcdSettings, StoreSettings};
 use crate::control::Control;
 use crate::env::Env;
-use crate::http;
+use crate::http::{self, Live};
 use crate::mirror::Mirror;
 use crate::schema;
 
@@ -122,6 +123,13 @@ impl Bound {
     /// # Errors
     /// A store that cannot be used.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let live = Live::default();
+        let (stopping, stopped) = watch::channel(false);
+        let mut pages = JoinSet::new();
+        if let Some(listener) = &self.http {
+            let listener = TcpListener::from_std(duplicate(listener)?)?;
+            pages.spawn(serve_pages(listener, Arc::clone(&live)));
+        }
         tokio::pin!(stop);
         let opened = tokio::select! {
             biased;
@@ -134,10 +142,9 @@ impl Bound {
             () = &mut stop => return Ok(()),
             checked = schema::check(&env) => checked?,
         }
-        let limit = self.config.shutdown_timeout;
         let control = Control::start(env);
-        let (stopping, stopped) = watch::channel(false);
-        let pages = self.pages(&control, stopped.clone())?;
+        // Set once, here.
+        let _ = live.set((control.env.clone(), control.mirror.clone()));
         let api = self.api(&control, stopped)?;
         tokio::pin!(api);
         let outcome = tokio::select! {
@@ -148,36 +155,13 @@ impl Bound {
                 stopping.send_replace(true);
                 control.begin_stop();
                 // Watches of clients never end by themselves.
+                let limit = self.config.shutdown_timeout;
                 tokio::time::timeout(limit, api).await.unwrap_or(Ok(()))
             }
         };
-        pages.abort();
         control.stop(Duration::from_secs(2)).await;
         opened.close().await;
         outcome
-    }
-
-    fn pages(
-        &self,
-        control: &Control,
-        mut stop: watch::Receiver<bool>,
-    ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-        let router = http::router(control.env.clone(), control.mirror.clone());
-        let listener = match &self.http {
-            None => None,
-            // The listener is this struct's; the task gets a second handle of the same socket.
-            Some(listener) => Some(TcpListener::from_std(duplicate(listener)?)?),
-        };
-        Ok(tokio::spawn(async move {
-            let Some(listener) = listener else { return };
-            let stop = async move {
-                let _ = stop.wait_for(|stop| *stop).await;
-            };
-            let served = axum::serve(listener, router).with_graceful_shutdown(stop);
-            if let Err(error) = served.await {
-                tracing::error!(%error, "metrics and health are no longer served");
-            }
-        }))
     }
 
     fn api(
@@ -214,6 +198,12 @@ impl Bound {
             reporter.abort();
             served.context("the API can no longer be served")
         })
+    }
+}
+
+async fn serve_pages(listener: TcpListener, live: Live) {
+    if let Err(error) = axum::serve(listener, http::router(live)).await {
+        tracing::error!(%error, "metrics and health are no longer served");
     }
 }
 

@@ -190,6 +190,18 @@ fn node_change(context: &Context, view: &View, session: &Session, hello: &Hello)
     );
     // Their space is taken from now on, before the node tells more of them.
     status.orphans = orphans(view, &session.node, hello);
+    if !status.orphans.is_empty() && !observe::is_true(&status.conditions, "StoreRegressed") {
+        // Revisions alone do not tell: the store may have been written to since it was restored.
+        observe::set_condition(
+            &mut status.conditions,
+            "StoreRegressed",
+            ConditionStatus::True,
+            "VolumesMissing",
+            "the node holds volumes that the store does not know: they are served on as orphans; see \
+             the node's orphans and resolve them",
+            &now,
+        );
+    }
     let mut change = context.repo.change();
     let revision = held.and_then(|held| held.status_revision).unwrap_or(0);
     change.require(unchanged(keys.status(Kind::Node, &session.node), revision));
