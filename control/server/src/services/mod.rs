@@ -65,7 +65,7 @@ impl Services {
             devices: Devices(Arc::clone(&core)),
             hosts: Hosts(Arc::clone(&core)),
             subsystems: Subsystems(Arc::clone(&core)),
-            namespaces: Namespaces(Arc::clone(&core)),
+            namespaces: Namespaces::new(Arc::clone(&core)),
             listeners: Listeners(Arc::clone(&core)),
             volumes: Volumes::new(Arc::clone(&core)),
             operations: Operations(Arc::clone(&core)),

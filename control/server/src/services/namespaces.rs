@@ -1,7 +1,7 @@
 //! Namespaces.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use penstock_api::names::{Kind, ResourceName};
 use penstock_api::resource::Resource as _;
@@ -25,9 +25,59 @@ use crate::validate;
 
 /// The service of namespaces.
 #[derive(Clone)]
-pub struct Namespaces(pub(super) Arc<Core>);
+pub struct Namespaces(pub(super) Arc<Core>, Reserved);
+
+/// Identifiers that calls in progress have chosen, by subsystem, so that those who create at the
+/// same time do not choose the same. Only saves retries: the claim in the store decides.
+#[derive(Clone, Default)]
+struct Reserved(Arc<Mutex<BTreeMap<String, BTreeSet<u32>>>>);
+
+/// The identifier that one call has chosen.
+struct Reservation<'a> {
+    all: &'a Reserved,
+    subsystem: String,
+    nsid: Mutex<Option<u32>>,
+}
+
+impl Reservation<'_> {
+    /// Chooses anew, apart from what is taken and what others have chosen.
+    fn renew(&self, taken: &BTreeSet<u32>, most: u32, round: u32, spread: u128) -> Option<u32> {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = self.nsid.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = all.entry(self.subsystem.clone()).or_default();
+        if let Some(before) = own.take() {
+            others.remove(&before);
+        }
+        let apart = taken.union(others).copied().collect();
+        // The last free ones may be given back by those who have chosen them.
+        let chosen =
+            choose(&apart, most, round, spread).or_else(|| choose(taken, most, round, spread))?;
+        if others.insert(chosen) {
+            *own = Some(chosen);
+        }
+        Some(chosen)
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = self.nsid.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(others) = all.get_mut(&self.subsystem) {
+            own.map(|nsid| others.remove(&nsid));
+            if others.is_empty() {
+                all.remove(&self.subsystem);
+            }
+        }
+    }
+}
 
 impl Namespaces {
+    /// The service over what all share.
+    pub(super) fn new(core: Arc<Core>) -> Namespaces {
+        Namespaces(core, Reserved::default())
+    }
+
     async fn create(&self, call: &Call, request: CreateNamespaceRequest) -> Result<Operation> {
         let parent = validate::name(Kind::Subsystem, "parent", &request.parent)?;
         let name = validate::new_name(Kind::Namespace, Some(&parent), &request.namespace_id)?;
@@ -40,9 +90,15 @@ impl Namespaces {
         )?;
         let given = request.namespace.unwrap_or_default();
         validate::resource(&given)?;
+        let reservation = Reservation {
+            all: &self.1,
+            subsystem: parent.key(),
+            nsid: Mutex::new(None),
+        };
+        let (name, reservation) = (&name, &reservation);
         self.0
             .mutate(call, &intent, |round| {
-                Box::pin(self.plan_create(call, &parent, &name, &given, round))
+                Box::pin(self.plan_create(call, name, &given, reservation, round))
             })
             .await
     }
@@ -50,9 +106,9 @@ impl Namespaces {
     async fn plan_create(
         &self,
         call: &Call,
-        parent: &ResourceName,
         name: &ResourceName,
         given: &Namespace,
+        reservation: &Reservation<'_>,
         round: u32,
     ) -> Result<Attempt<Operation>> {
         let core = &self.0;
@@ -64,9 +120,9 @@ impl Namespaces {
         let mut new = core.fresh(name, given);
         let subsystem = core
             .repo
-            .get::<Subsystem>(&parent.key())
+            .get::<Subsystem>(&reservation.subsystem)
             .await?
-            .ok_or_else(|| Fault::not_found(&parent.to_string()))?;
+            .ok_or_else(|| Fault::not_found(&format!("subsystems/{}", reservation.subsystem)))?;
         not_deleting(&subsystem.resource)?;
         let mut spec = new.spec.clone().unwrap_or_default();
         let volume_id = id_in(Kind::Volume, &spec.volume);
@@ -84,11 +140,11 @@ impl Namespaces {
             "a volume is in one namespace at most: name another volume, or delete that namespace",
         )
         .await?;
-        spec.nsid = self.nsid(&subsystem, &new, round).await?;
+        spec.nsid = self.nsid(&subsystem, &new, reservation, round).await?;
         if spec.uuid.is_empty() {
             spec.uuid.clone_from(&volume.resource.uid);
         }
-        let claim_nsid = change.keys().claim_nsid(&parent.key(), spec.nsid);
+        let claim_nsid = change.keys().claim_nsid(&subsystem.ids, spec.nsid);
         new.spec = Some(spec);
         core.quota
             .room(&core.repo, &mut change, Kind::Namespace, Amounts::ONE)
@@ -111,6 +167,7 @@ impl Namespaces {
         &self,
         subsystem: &Stored<Subsystem>,
         new: &Namespace,
+        reservation: &Reservation<'_>,
         round: u32,
     ) -> Result<u32> {
         let core = &self.0;
@@ -138,7 +195,7 @@ impl Namespaces {
         }
         let taken = core.nsids(&subsystem.ids).await?;
         let spread = uuid::Uuid::parse_str(&new.uid).map_or(0, |uid| uid.as_u128());
-        choose(&taken, most, round, spread).ok_or_else(|| {
+        reservation.renew(&taken, most, round, spread).ok_or_else(|| {
             Fault::new(
                 Code::ResourceExhausted,
                 "NO_NAMESPACE_IDENTIFIER",
@@ -320,6 +377,28 @@ impl NamespaceService for Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_in_progress_choose_apart() {
+        let all = Reserved::default();
+        let reserve = || Reservation {
+            all: &all,
+            subsystem: "s".to_owned(),
+            nsid: Mutex::new(None),
+        };
+        let none = BTreeSet::new();
+        let (one, two, three) = (reserve(), reserve(), reserve());
+        assert_eq!(one.renew(&none, 2, 0, 0), Some(1));
+        assert_eq!(two.renew(&none, 2, 0, 0), Some(2));
+        // One of the two may fail yet.
+        assert_eq!(three.renew(&none, 2, 0, 0), Some(1));
+        drop(three);
+        assert_eq!(two.renew(&none, 2, 0, 0), Some(2));
+        drop(one);
+        assert_eq!(two.renew(&none, 2, 0, 0), Some(1));
+        drop(two);
+        assert!(all.0.lock().unwrap().is_empty());
+    }
 
     #[test]
     fn free_identifiers_are_chosen() {

@@ -1,5 +1,6 @@
 //! The services against the simulated store, called in process.
 
+mod audit;
 mod bad_input;
 mod concurrent;
 mod deletes;
