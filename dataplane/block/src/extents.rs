@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use penstock_buffer::{Lease, Payload};
 use penstock_units::{BlockSize, ByteCount, Lba};
@@ -42,7 +42,25 @@ struct Part {
     shift: u8,
 }
 
-type Table = Arc<Vec<Part>>;
+/// Parts that came together, and those that came after. Only ever added to, so that nobody has to
+/// lock to look.
+struct Segment {
+    parts: Vec<Part>,
+    next: OnceLock<Box<Segment>>,
+}
+
+impl Segment {
+    fn new(parts: Vec<Part>) -> Segment {
+        Segment {
+            parts,
+            next: OnceLock::new(),
+        }
+    }
+
+    fn and_later(&self) -> impl Iterator<Item = &Segment> {
+        std::iter::successors(Some(self), |segment| segment.next.get().map(|next| &**next))
+    }
+}
 
 /// A device made of ranges of others.
 pub struct Extents {
@@ -51,7 +69,9 @@ pub struct Extents {
     blocks: AtomicU64,
     /// Moves with every growth. Read once a request.
     version: AtomicU64,
-    table: Mutex<Table>,
+    first: Segment,
+    /// Held by who adds to it.
+    growing: Mutex<()>,
 }
 
 impl Extents {
@@ -64,8 +84,8 @@ impl Extents {
         block_size: BlockSize,
         ranges: &[DeviceRange],
     ) -> Result<Arc<Extents>, LayoutError> {
-        let table = parts(name, block_size, Vec::new(), ranges)?;
-        if table.is_empty() {
+        let parts = parts(name, block_size, 0, ranges)?;
+        if parts.is_empty() {
             return Err(LayoutError::Empty {
                 name: name.to_owned(),
             });
@@ -73,9 +93,10 @@ impl Extents {
         Ok(Arc::new(Extents {
             name: name.to_owned(),
             block_size,
-            blocks: AtomicU64::new(blocks_of(&table)),
+            blocks: AtomicU64::new(end_of(&parts)),
             version: AtomicU64::new(1),
-            table: Mutex::new(Arc::new(table)),
+            first: Segment::new(parts),
+            growing: Mutex::default(),
         }))
     }
 
@@ -84,11 +105,19 @@ impl Extents {
     /// # Errors
     /// [`LayoutError`]; nothing has changed then.
     pub fn extend(&self, ranges: &[DeviceRange]) -> Result<(), LayoutError> {
-        let mut table = self.table();
-        let longer = parts(&self.name, self.block_size, Vec::clone(&table), ranges)?;
-        let blocks = blocks_of(&longer);
-        *table = Arc::new(longer);
-        // Under the lock: whoever sees the new version finds the new table. The size comes last.
+        // It guards no data of its own.
+        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = self.blocks.load(Ordering::Acquire);
+        let parts = parts(&self.name, self.block_size, start, ranges)?;
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let blocks = end_of(&parts);
+        if let Some(last) = self.first.and_later().last() {
+            // Nobody else adds: it is the last one's first successor.
+            let _ = last.next.set(Box::new(Segment::new(parts)));
+        }
+        // Whoever sees the new version finds the new parts. The size comes last.
         self.version.fetch_add(1, Ordering::Release);
         self.blocks.store(blocks, Ordering::Release);
         Ok(())
@@ -96,36 +125,37 @@ impl Extents {
 
     /// The ranges, in order.
     pub fn ranges(&self) -> Vec<DeviceRange> {
-        let table = Arc::clone(&self.table());
         let bytes = |part: &Part| DeviceRange {
             device: Arc::clone(&part.device),
             offset_bytes: (part.device_lba >> part.shift) << self.block_size.shift(),
             length_bytes: part.blocks << self.block_size.shift(),
         };
-        table.iter().map(bytes).collect()
+        self.parts().map(bytes).collect()
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // A panic of another holder does not spread: the table is replaced whole.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        let segments = self.first.and_later();
+        segments.flat_map(|segment| segment.parts.iter())
     }
 }
 
-fn blocks_of(table: &[Part]) -> u64 {
-    table.last().map_or(0, |last| last.start + last.blocks)
+/// The block after the last.
+fn end_of(parts: &[Part]) -> u64 {
+    parts.last().map_or(0, |last| last.start + last.blocks)
 }
 
 fn parts(
     name: &str,
     block_size: BlockSize,
-    mut table: Vec<Part>,
+    start: u64,
     ranges: &[DeviceRange],
 ) -> Result<Vec<Part>, LayoutError> {
+    let mut parts: Vec<Part> = Vec::with_capacity(ranges.len());
     for range in ranges {
-        let part = part(name, block_size, blocks_of(&table), range)?;
-        table.push(part);
+        let start = start.max(end_of(&parts));
+        parts.push(part(name, block_size, start, range)?);
     }
-    Ok(table)
+    Ok(parts)
 }
 
 fn part(
@@ -205,8 +235,7 @@ pub(crate) fn combine(
 impl BlockDevice for Extents {
     fn geometry(&self) -> Geometry {
         let blocks = self.blocks.load(Ordering::Acquire);
-        let table = Arc::clone(&self.table());
-        let below = table.iter().map(|part| part.device.geometry());
+        let below = self.parts().map(|part| part.device.geometry());
         combine(self.block_size, blocks, below)
     }
 
@@ -264,14 +293,13 @@ fn find(parts: &[PartHere], lba: u64) -> usize {
 impl ExtentsQueue {
     /// Opens what has been added since.
     fn refresh(&self, version: u64) -> Result<(), BlockError> {
-        let table = Arc::clone(&self.device.table());
         let open = |part: &Part| {
             Ok(PartHere {
                 part: part.clone(),
                 queue: split::open_shared(&part.device)?,
             })
         };
-        let parts: Result<Vec<PartHere>, BlockError> = table.iter().map(open).collect();
+        let parts: Result<Vec<PartHere>, BlockError> = self.device.parts().map(open).collect();
         *self.here.borrow_mut() = Rc::new(parts?);
         self.version.set(version);
         Ok(())

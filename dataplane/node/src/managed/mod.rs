@@ -133,6 +133,3 @@ impl Managed {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -102,6 +102,14 @@ fn a_striped_volume_serves_grows_and_leaves_nothing_behind() {
     fill(address, 0, 12 * BLOCKS);
     check(address, 0, 12 * BLOCKS);
 
+    // What the metrics are made of.
+    let counted = &rig.node.target().snapshot().namespaces[0];
+    assert_eq!(
+        (counted.device.as_str(), counted.blocks),
+        ("volumes/v1", 12 * BLOCKS)
+    );
+    assert!(counted.totals.written_bytes >= 12 * MIB);
+
     // Unit 4 of 64 KiB is the second of column 1.
     let d1 = std::fs::File::open(image(rig.folder.path(), 1)).expect("open");
     let mut unit = vec![0; 64 << 10];
