@@ -41,8 +41,8 @@ impl Ending {
                 next.progress = progress;
                 lease = None;
             }
-            Outcome::Done => next = ops::ended(next, None, self.now.clone()),
-            Outcome::Failed(error) => next = ops::ended(next, Some(error), self.now.clone()),
+            Outcome::Done => next = ops::ended(next, None, self.now),
+            Outcome::Failed(error) => next = ops::ended(next, Some(error), self.now),
         }
         let key = change.keys().operation_of(&operation.name);
         change.unchanged(key, revision).put_operation(&next, lease);

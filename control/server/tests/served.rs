@@ -1,5 +1,10 @@
 //! The server with its sockets: over TLS with roles, its pages, health and reflection, and its state
 //! over a restart.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where it must not go on"
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;

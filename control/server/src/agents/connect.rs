@@ -113,7 +113,7 @@ fn register(context: &Context, change: &mut Change, node: &str) {
         name: format!("nodes/{node}"),
         uid: context.env.ids.text(),
         generation: 1,
-        create_time: Some(now.clone()),
+        create_time: Some(now),
         update_time: Some(now),
         spec: Some(NodeSpec::default()),
         ..Node::default()
@@ -326,7 +326,7 @@ fn device_change(
                 name: format!("nodes/{node}/devices/{}", inventory.id),
                 uid: context.env.ids.text(),
                 generation: 1,
-                create_time: Some(now.clone()),
+                create_time: Some(now),
                 update_time: Some(now),
                 spec: Some(DeviceSpec::default()),
                 ..Device::default()

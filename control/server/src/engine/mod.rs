@@ -48,9 +48,9 @@ struct Deposed;
 pub async fn lead(env: &Env, mirror: &Mirror, ended: &SharedLease, term: Term) {
     mirror.reached(term.revision()).await;
     let work = async {
-        match Engine::take_office(env, mirror, ended, term.clone()).await {
-            Ok(mut engine) => engine.work().await,
-            Err(Deposed) => {}
+        let engine = Engine::take_office(env, mirror, ended, term.clone()).await;
+        if let Ok(mut engine) = engine {
+            engine.work().await;
         }
     };
     tokio::select! {
