@@ -345,8 +345,7 @@ fn full(stack: &mut Stack, times: &mut Times) -> Result<()> {
     }
     let refused = api.create_volume("too-many", 1, NODE, MEMORY).err();
     let fine = refused.as_ref().is_some_and(|refusal| {
-        matches!(refusal.code, Code::ResourceExhausted | Code::Unavailable)
-            && refusal.message.contains("full")
+        refusal.code == Code::ResourceExhausted && refusal.reason == "STORE_FULL"
     });
     check(fine, || {
         format!("with etcd full control says {refused:?}, not that the store is full")

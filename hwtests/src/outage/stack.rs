@@ -8,7 +8,7 @@ use crate::process;
 use crate::transcript::{Source, Transcript};
 use penstock_api::v1;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The node's name.
 pub const NODE: &str = "n1";
@@ -183,13 +183,15 @@ impl Stack {
     /// # Errors
     /// It is not within `limit`.
     pub fn wait_healed(&mut self, limit: Duration) -> Result<Duration> {
-        let took = self.wait_synced(limit)?;
+        let begun = Instant::now();
+        self.wait_synced(limit)?;
         for index in 0..self.controls.len() {
             self.probes += 1;
             let api = self.controls[index].api()?;
             let made = api.create_volume(&format!("probe-{}", self.probes), 1, NODE, MEMORY)?;
             api.finish(&made, OPERATION_LIMIT)?;
         }
+        let took = begun.elapsed();
         for volume in self.api()?.volumes()?.volumes {
             let status = volume.status.unwrap_or_default();
             let ready = status.state() == v1::VolumeState::Ready
