@@ -34,7 +34,13 @@ impl Device {
         tcp: &TcpSettings,
     ) -> Result<Device, OpenError> {
         let name = format!("{nqn}/{}", namespace.nsid);
-        Device::open_backend(name, &namespace.backend, namespace.block_size, reactors, tcp)
+        Device::open_backend(
+            name,
+            &namespace.backend,
+            namespace.block_size,
+            reactors,
+            tcp,
+        )
     }
 
     /// Opens `backend` under `name`. May block.

@@ -17,7 +17,8 @@ use penstock_units::Nsid;
 
 use crate::agent::Gauges;
 use crate::config::{
-    BackendSettings, Config, CongestionControl, NamespaceSettings, Placed, Problem, Problems, SubsystemSettings,
+    BackendSettings, Config, CongestionControl, NamespaceSettings, Placed, Problem, Problems,
+    SubsystemSettings,
 };
 use crate::device::Device;
 use crate::managed::Managed;
@@ -341,9 +342,14 @@ fn open(config: &Config) -> Result<Opened, Problems> {
     }
     let of_devices = config.devices.iter().map(|device| &device.backend);
     let missing = of_devices.filter_map(BackendSettings::path);
-    let missing: Vec<PathBuf> = missing.filter(|p| !p.exists()).map(Path::to_owned).collect();
+    let missing: Vec<PathBuf> = missing
+        .filter(|p| !p.exists())
+        .map(Path::to_owned)
+        .collect();
     opened.managed = Managed::open(config);
-    opened.created.extend(missing.into_iter().filter(|path| path.exists()));
+    opened
+        .created
+        .extend(missing.into_iter().filter(|path| path.exists()));
     for address in &config.listeners {
         match bind(config, address) {
             Ok(listener) => opened.listeners.push(listener),

@@ -84,7 +84,11 @@ impl Config {
                 Ok(text) if text.contains(holds) => {}
                 Ok(_) => {
                     let what = format!("{} holds no {holds} in PEM", path.display());
-                    refuse(key, what, "name a PEM file, such as `penstock certs init` makes");
+                    refuse(
+                        key,
+                        what,
+                        "name a PEM file, such as `penstock certs init` makes",
+                    );
                 }
                 Err(error) => {
                     let what = format!("{}: {error}", path.display());

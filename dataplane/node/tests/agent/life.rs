@@ -320,3 +320,64 @@ fn a_control_that_freezes_is_left_for_another() {
     node.wait_for_log("control is lost");
     frozen.store(false, Ordering::Release);
 }
+
+/// Volume `number` of 1 MiB on the large device, ready as far as control knows.
+fn small_volume(number: u32) -> penstock_api::v1::DesiredVolume {
+    let mut volume = wanted::volume(number, 1);
+    volume.size_bytes = MIB;
+    let layout = volume.layout.as_mut().expect("a layout");
+    layout.extents[0].offset_bytes = MIB * u64::from(number);
+    layout.extents[0].length_bytes = MIB;
+    volume
+}
+
+/// How long it takes from telling the agent of a new volume to its word that it is ready: the median
+/// of some.
+fn median_change(session: &mut crate::control::Session, first: u32, revision: i64) -> Duration {
+    let mut times: Vec<Duration> = (0..9)
+        .map(|turn| {
+            let (number, begun) = (first + turn, Instant::now());
+            session.want(Desired {
+                volumes: vec![small_volume(number)],
+                ..changes(empty(revision + i64::from(turn)))
+            });
+            session.wait_for("ready volume", |report| {
+                let ready = |one: &&penstock_api::v1::ObservedVolume| {
+                    one.uid == uid(1, number) && one.state() == VolumeState::Ready
+                };
+                report.volumes.iter().find(ready).map(drop)
+            });
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[test]
+fn ten_thousand_volumes_do_not_hold_up_one_change() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = Control::start(local());
+    let config = wanted::config(folder.path(), control.address);
+    let config = config.replace("size_bytes = 67108864\n", "size_bytes = 17179869184\n");
+    let _node = Daemon::start(folder.path(), &config);
+    let mut session = control.welcome(empty(1));
+    session.wait_until_synced(1);
+    let alone = median_change(&mut session, 1, 2);
+    let many = (100..10_100).map(|number| {
+        let mut volume = small_volume(number);
+        volume.ready_extents = 1;
+        volume
+    });
+    session.want(Desired {
+        volumes: many.collect(),
+        ..changes(empty(20))
+    });
+    session.wait_until_synced(20);
+    let among = median_change(&mut session, 11_000, 21);
+    println!("one change takes {alone:?} alone, {among:?} among 10,000 volumes");
+    assert!(
+        among < alone * 4 + Duration::from_millis(500),
+        "{alone:?}, then {among:?}"
+    );
+}
