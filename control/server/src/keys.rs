@@ -117,6 +117,12 @@ impl Keys {
         format!("{}guard/hosts-deleted", self.prefix)
     }
 
+    /// Put and compared by whoever gives space of nodes away, and by who deletes a node: either sees
+    /// what the other did.
+    pub fn guard_allocation(&self) -> String {
+        format!("{}guard/allocation", self.prefix)
+    }
+
     /// Put and compared by whoever creates a resource of a kind close to its quota.
     pub fn guard_quota(&self, kind: Kind) -> String {
         format!("{}guard/quota/{kind}", self.prefix)

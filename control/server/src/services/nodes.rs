@@ -129,6 +129,8 @@ impl Nodes {
         };
         let used = core.repo.keys().guard_use(Kind::Node, &stored.ids);
         let seen = core.repo.entry(&used, None).await?;
+        let allocation = core.repo.keys().guard_allocation();
+        let allocated = core.repo.entry(&allocation, None).await?;
         self.unused(&stored).await?;
         let mut devices = core
             .repo
@@ -149,8 +151,16 @@ impl Nodes {
         change
             .require(unchanged(used.clone(), revision))
             .spec_unchanged(&stored)
+            // Placement has to look again, and finds the node gone.
+            .require(unchanged(
+                allocation.clone(),
+                allocated.map_or(0, |entry| entry.mod_revision),
+            ))
+            .put(allocation, core.env.ids.text().into_bytes(), None)
             .delete_resource::<Node>(&stored.ids)
-            .delete(used);
+            .delete(used)
+            // Ends the stream of its agent, which must not write of the node any more.
+            .delete(core.repo.keys().session(&stored.ids));
         self.drop_devices(&mut change, devices);
         note(call, Some(&stored.resource), None);
         Ok(Attempt::Write(change, Empty {}))

@@ -185,3 +185,54 @@ async fn a_host_is_never_deleted_from_under_a_grant() {
         assert_ne!(granted.is_ok(), deleted.is_ok(), "{granted:?} {deleted:?}");
     }
 }
+
+/// Does what the leader does: gives a volume a place on a node, if both are as it saw them.
+async fn place(lab: &Lab, node: &str) -> bool {
+    let guard = lab.repo.keys().guard_allocation();
+    let seen = lab.repo.entry(&guard, None).await.unwrap();
+    if lab.stored::<Node>(&format!("nodes/{node}")).await.is_none() {
+        return false;
+    }
+    let status = VolumeStatus {
+        layout: Some(Layout {
+            node: format!("nodes/{node}"),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut change = lab.repo.change();
+    change
+        .unchanged(guard.clone(), seen.map_or(0, |entry| entry.mod_revision))
+        .put(guard, lab.env.ids.text().into_bytes(), None)
+        .put_status::<Volume>("v1", &status);
+    lab.repo.commit(change).await.unwrap().is_some()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_never_deleted_from_under_a_volume() {
+    let (mut placed_first, mut deleted_first) = (0, 0);
+    for round in 0..30 {
+        let labs = servers(&Settings::default());
+        labs[0].node("n1").await;
+        labs[0].volume("v1").await;
+        let (leader, deleter) = (Arc::clone(&labs[1]), Arc::clone(&labs[2]));
+        let pause = Duration::from_millis(2 * round);
+        let placing = tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            place(&leader, "n1").await
+        });
+        let deleting = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            let call = Request::new(DeleteNodeRequest {
+                name: "nodes/n1".to_owned(),
+                ..Default::default()
+            });
+            deleter.services.nodes.delete_node(call).await
+        });
+        let (placed, deleted) = (placing.await.unwrap(), deleting.await.unwrap());
+        assert!(!(placed && deleted.is_ok()), "{deleted:?}");
+        placed_first += usize::from(placed);
+        deleted_first += usize::from(deleted.is_ok());
+    }
+    assert!(placed_first > 0 && deleted_first > 0);
+}
