@@ -76,7 +76,7 @@ pub fn many(format: Format, kind: Kind, objects: &[Object]) -> Outcome {
 }
 
 fn table(kind: Kind, objects: &[Object]) -> Outcome {
-    let mut table = Table::new(view::columns(kind));
+    let mut table = Table::new(&view::columns(kind));
     for object in objects {
         table.push(view::row(object));
     }

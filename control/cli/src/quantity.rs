@@ -41,7 +41,7 @@ pub fn parse_size(written: &str) -> Result<u64, String> {
             .map_err(|_| refuse(written, "it does not begin with a number"))?;
         let scale = 10_u128.pow(u32::try_from(fraction.len().min(18)).unwrap_or(18));
         let part = digits * u128::from(factor);
-        if part % scale != 0 {
+        if !part.is_multiple_of(scale) {
             return Err(refuse(written, "it is no whole number of bytes"));
         }
         bytes += part / scale;
@@ -115,7 +115,7 @@ pub fn duration(length: Duration) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match seconds {
         0..60 => format!("{seconds}s"),
-        60..600 if seconds % 60 != 0 => format!("{minutes}m{}s", seconds % 60),
+        60..600 if !seconds.is_multiple_of(60) => format!("{minutes}m{}s", seconds % 60),
         60..3_600 => format!("{minutes}m"),
         3_600..36_000 if minutes != 0 => format!("{hours}h{minutes}m"),
         3_600..86_400 => format!("{hours}h"),

@@ -21,16 +21,22 @@ fn both_are_built() -> bool {
     let missing = ["penstock-control", "penstock-node"].map(|name| (name, beside.join(name)));
     for (name, path) in missing {
         if !path.exists() {
-            println!("skipped: {name} is not built: cargo build -p {name}");
+            eprintln!("skipped: {name} is not built: cargo build -p {name}");
             return false;
         }
     }
     true
 }
 
+/// A port that is free, and the next one too, where control has its metrics.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    let tried = (0..100).find_map(|_| {
+        let first = TcpListener::bind("127.0.0.1:0").ok()?;
+        let port = first.local_addr().ok()?.port();
+        TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
+        Some(port)
+    });
+    tried.expect("two free ports")
 }
 
 struct Running {

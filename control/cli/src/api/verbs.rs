@@ -299,7 +299,7 @@ impl Api {
 
     /// Returns when the operation has ended or this time is over.
     pub async fn wait(&self, name: &str, longest: Duration) -> Outcome<Operation> {
-        let timeout = Some(longest.try_into().unwrap_or_default());
+        let timeout = Some(longest.into());
         let request = WaitOperationRequest {
             name: name.to_owned(),
             timeout,

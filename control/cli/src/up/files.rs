@@ -33,10 +33,6 @@ pub struct Setup {
     pub control_toml: PathBuf,
     /// Configuration of the node.
     pub node_toml: PathBuf,
-    /// Whether it was there before.
-    pub control_kept: bool,
-    /// Whether it was there before.
-    pub node_kept: bool,
     /// Name of the node.
     pub name: String,
     /// Name of the cluster.
@@ -68,8 +64,8 @@ pub fn prepare(directory: &Path, wanted: &Wanted) -> Outcome<Setup> {
         .and_then(|()| directory.canonicalize())
         .map_err(failed)?;
     let (control_toml, node_toml) = (directory.join("control.toml"), directory.join("node.toml"));
-    let control_kept = keep_or_write(&control_toml, &control_text(&directory, wanted))?;
-    let node_kept = keep_or_write(&node_toml, &node_text(&directory, wanted))?;
+    keep_or_write(&control_toml, &control_text(&directory, wanted))?;
+    keep_or_write(&node_toml, &node_text(&directory, wanted))?;
     let (control, node) = (parse(&control_toml)?, parse(&node_toml)?);
     let control_listen = address(&control, "control", &control_toml)?;
     let listeners = node.get("listener").and_then(toml::Value::as_array);
@@ -85,8 +81,6 @@ pub fn prepare(directory: &Path, wanted: &Wanted) -> Outcome<Setup> {
         .iter()
         .filter_map(|device| device.get("size_bytes")?.as_integer());
     Ok(Setup {
-        control_kept,
-        node_kept,
         name: text(&node, "node", "name").unwrap_or_else(|| "penstock".into()),
         cluster: text(&control, "store", "cluster").unwrap_or_else(|| "default".into()),
         listen: listen
@@ -130,16 +124,16 @@ fn parse(path: &Path) -> Outcome<toml::Table> {
     })
 }
 
-/// Whether the file was there.
-fn keep_or_write(path: &Path, text: &str) -> Outcome<bool> {
+/// Writes a file unless it is there.
+fn keep_or_write(path: &Path, text: &str) -> Outcome {
     let opened = OpenOptions::new().write(true).create_new(true).open(path);
     let written = match opened {
         Ok(mut file) => file.write_all(text.as_bytes()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         Err(error) => Err(error),
     };
     let failed = |error| Failure::other(format!("cannot write {}: {error}", path.display()));
-    written.map(|()| false).map_err(failed)
+    written.map_err(failed)
 }
 
 /// A path or name as TOML has it.
@@ -204,7 +198,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a \"folder\"");
         let first = prepare(&folder, &wanted()).unwrap();
-        assert!(!first.control_kept && !first.node_kept);
         assert_eq!(first.name, "n1");
         assert_eq!(first.devices, [1 << 30, 1 << 30]);
         assert_eq!(first.listen, Some("127.0.0.1:4420".parse().unwrap()));
@@ -214,7 +207,6 @@ mod tests {
             ..wanted()
         };
         let second = prepare(&folder, &other).unwrap();
-        assert!(second.control_kept && second.node_kept);
         assert_eq!(second.name, "n1");
         assert_eq!(second.devices.len(), 2);
     }

@@ -104,24 +104,35 @@ impl Up {
             return Err(Failure::usage(told));
         }
         let setup = files::prepare(&self.directory, &wanted)?;
-        let flags = [
-            ("--device-size", self.device_size.is_some(), setup.node_kept),
-            ("--devices", self.devices.is_some(), setup.node_kept),
-            ("--listen", self.listen.is_some(), setup.node_kept),
-            ("--name", self.name.is_some(), setup.node_kept),
+        let devices = self
+            .devices
+            .is_some_and(|count| count as usize != setup.devices.len());
+        let sizes = self.device_size;
+        let ignored = [
+            (
+                "--device-size",
+                sizes.is_some_and(|size| setup.devices.iter().any(|is| *is != size)),
+            ),
+            ("--devices", devices),
+            (
+                "--listen",
+                self.listen.is_some() && self.listen != setup.listen,
+            ),
+            (
+                "--name",
+                self.name.as_ref().is_some_and(|name| *name != setup.name),
+            ),
             (
                 "--control-listen",
-                self.control_listen.is_some(),
-                setup.control_kept,
+                self.control_listen
+                    .is_some_and(|at| at != setup.control_listen),
             ),
         ];
-        for (flag, given, kept) in flags {
-            if given && kept {
-                let at = self.directory.display();
-                note(&format!(
-                    "{flag} has no effect: the configuration in {at} is kept; edit it there"
-                ));
-            }
+        for (flag, _) in ignored.into_iter().filter(|(_, ignored)| *ignored) {
+            let at = self.directory.display();
+            note(&format!(
+                "{flag} has no effect: the configuration in {at} is kept; edit it there"
+            ));
         }
         Ok(setup)
     }

@@ -9,111 +9,22 @@ use crate::object::{Common, Object, condition_word};
 use crate::quantity::size;
 
 /// The titles of a kind's table. The first column is the name, the last the age.
-pub fn columns(kind: Kind) -> &'static [Column] {
-    const fn l(title: &'static str) -> Column {
-        Column::left(title)
-    }
-    const fn r(title: &'static str) -> Column {
-        Column::right(title)
-    }
-    match kind {
-        Kind::Node => {
-            &const {
-                [
-                    l("NAME"),
-                    l("ONLINE"),
-                    l("SYNCED"),
-                    l("PLACEMENT"),
-                    r("CORES"),
-                    r("MEMORY"),
-                    r("DEVICES"),
-                    r("ORPHANS"),
-                    l("DOMAINS"),
-                    l("AGE"),
-                ]
-            }
-        }
-        Kind::Device => {
-            &const {
-                [
-                    l("NAME"),
-                    l("USABLE"),
-                    l("PLACEMENT"),
-                    l("KIND"),
-                    r("SIZE"),
-                    r("ALLOCATED"),
-                    r("FREE"),
-                    r("BLOCK"),
-                    r("NUMA"),
-                    l("PATH"),
-                    l("AGE"),
-                ]
-            }
-        }
-        Kind::Host => &const { [l("NAME"), l("NQN"), l("AGE")] },
-        Kind::Subsystem => {
-            &const {
-                [
-                    l("NAME"),
-                    l("SERVED"),
-                    l("HOSTS"),
-                    l("NODES"),
-                    l("NQN"),
-                    l("AGE"),
-                ]
-            }
-        }
-        Kind::Namespace => {
-            &const {
-                [
-                    l("NAME"),
-                    l("READY"),
-                    l("VOLUME"),
-                    r("NSID"),
-                    r("SIZE"),
-                    l("NODE"),
-                    l("AGE"),
-                ]
-            }
-        }
-        Kind::Listener => {
-            &const {
-                [
-                    l("NAME"),
-                    l("READY"),
-                    l("TRANSPORT"),
-                    l("ADDRESS"),
-                    r("PORT"),
-                    l("AGE"),
-                ]
-            }
-        }
-        Kind::Volume => {
-            &const {
-                [
-                    l("NAME"),
-                    l("STATE"),
-                    r("SIZE"),
-                    l("NODE"),
-                    l("DEVICES"),
-                    l("NAMESPACE"),
-                    l("AGE"),
-                ]
-            }
-        }
-        Kind::Operation => {
-            &const {
-                [
-                    l("NAME"),
-                    l("VERB"),
-                    l("TARGET"),
-                    l("STATE"),
-                    l("PROGRESS"),
-                    l("AGE"),
-                ]
-            }
-        }
-    }
+pub fn columns(kind: Kind) -> Vec<Column> {
+    let titles = match kind {
+        Kind::Node => "NAME ONLINE SYNCED PLACEMENT >CORES >MEMORY >DEVICES >ORPHANS DOMAINS AGE",
+        Kind::Device => "NAME USABLE PLACEMENT KIND >SIZE >ALLOCATED >FREE >BLOCK >NUMA PATH AGE",
+        Kind::Host => "NAME NQN AGE",
+        Kind::Subsystem => "NAME SERVED HOSTS NODES NQN AGE",
+        Kind::Namespace => "NAME READY VOLUME >NSID >SIZE NODE AGE",
+        Kind::Listener => "NAME READY TRANSPORT ADDRESS >PORT AGE",
+        Kind::Volume => "NAME STATE >SIZE NODE DEVICES NAMESPACE AGE",
+        Kind::Operation => "NAME VERB TARGET STATE PROGRESS AGE",
+    };
+    let column = |title: &'static str| match title.strip_prefix('>') {
+        Some(title) => Column::right(title),
+        None => Column::left(title),
+    };
+    titles.split_whitespace().map(column).collect()
 }
 
 /// The cells of one resource.
@@ -136,7 +47,7 @@ pub fn row(object: &Object) -> Vec<String> {
 /// One line of what a table would tell, without name and age.
 pub fn summary(object: &Object) -> String {
     let cells = row(object);
-    let told = columns(object.kind()).iter().zip(&cells).skip(1);
+    let told = columns(object.kind()).into_iter().zip(&cells).skip(1);
     let told =
         told.filter(|(column, cell)| column.title != "AGE" && !cell.is_empty() && *cell != "-");
     let told = told.map(|(column, cell)| format!("{}={cell}", column.title.to_lowercase()));
