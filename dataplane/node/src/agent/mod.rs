@@ -5,10 +5,10 @@
 //! here waits for a reactor or makes one wait. While control is away everything goes on as it is, and
 //! after a restart the node serves from its saved state before it has heard of control.
 //!
-//! - [`folder`] keeps the state on the disk; what it says is the plan crate's.
-//! - [`link`] keeps a stream to control, [`explain`] says why there is none.
-//! - [`engine`] takes, saves, carries out ([`carry`], [`door`]) and reports.
-//! - [`inventory`] describes the machine, [`gauges`] the agent itself.
+//! - `folder` keeps the state on the disk; what it says is the plan crate's.
+//! - `link` keeps a stream to control, `explain` says why there is none.
+//! - `engine` takes, saves, carries out (`carry`, `door`) and reports.
+//! - `inventory` describes the machine, `gauges` the agent itself.
 
 mod carry;
 mod door;
