@@ -46,17 +46,22 @@ impl Core {
             .and_then(|orphans| orphans.iter().find(|o| o.volume_uid == request.volume_uid))
             .ok_or_else(|| Fault::not_found(&format!("orphan {} of {name}", request.volume_uid)))?;
         let volumes = self.repo.all::<Volume>("", None).await?.items;
-        let own = volumes
-            .iter()
-            .find(|volume| volume.resource.uid == orphan.volume_uid);
+        let (own, elsewhere) = of_identity(&volumes, &node.resource.name, &orphan.volume_uid);
         if resolved(own, orphan, action) {
             return Ok(Attempt::Nothing(node.resource));
         }
         let mut change = self.repo.change();
         change.still_exists(&node).guard_use(Kind::Node, &node.ids);
         let volume = match action {
-            OrphanAction::Delete => self.delete_orphan(call, &mut change, orphan, own).await?,
+            OrphanAction::Delete => {
+                let place = (node.resource.name.as_str(), elsewhere.is_some());
+                self.delete_orphan(call, &mut change, orphan, own, place)
+                    .await?
+            }
             _ => {
+                if let Some(other) = elsewhere {
+                    return Err(placed_elsewhere(&node.resource, other, orphan));
+                }
                 self.adopt_orphan(&mut change, orphan, own, &volumes)
                     .await?
             }
@@ -115,15 +120,18 @@ impl Core {
         Ok(volume)
     }
 
-    /// Puts an orphan into the store as something that is being deleted.
+    /// Puts an orphan into the store as something that is being deleted. Told are its node, and
+    /// whether the store's volume of the same identity lies elsewhere: that one stays as it is.
     async fn delete_orphan(
         &self,
         call: &Call,
         change: &mut Change,
         orphan: &Orphan,
         own: Option<&Stored<Volume>>,
+        (node, elsewhere): (&str, bool),
     ) -> Result<Volume> {
         let name = match own {
+            None if elsewhere => format!("volumes/orphan-{}", orphan.volume_uid),
             Some(own) => {
                 let claim = change.keys().claim_volume(&own.ids);
                 self.not_served(own, &claim).await?;
@@ -139,7 +147,11 @@ impl Core {
         volume.delete_time = Some(self.now());
         status.state = VolumeState::Deleting.into();
         self.put_resolved(change, own, &volume, &status)?;
-        let operation = ops::begin(&volume, Verb::Delete, &call.caller.name, self.now());
+        let mut operation = ops::begin(&volume, Verb::Delete, &call.caller.name, self.now());
+        if elsewhere {
+            // The other's deletion has the name that follows from the identity alone.
+            operation.name = ops::name(&format!("{node}/{}", volume.uid), Verb::Delete);
+        }
         change.put_operation(&operation, None);
         Ok(volume)
     }
@@ -221,6 +233,44 @@ impl Core {
         change.marker(marker);
         Ok(())
     }
+}
+
+/// The store's volume of this identity that is the node's or has no place yet, else the one that
+/// lies elsewhere.
+fn of_identity<'a>(
+    volumes: &'a [Stored<Volume>],
+    node: &str,
+    uid: &str,
+) -> (Option<&'a Stored<Volume>>, Option<&'a Stored<Volume>>) {
+    let node_of = |volume: &Stored<Volume>| {
+        let status = volume.resource.status.as_ref()?;
+        Some(status.layout.as_ref()?.node.clone())
+    };
+    let of = |wanted: &dyn Fn(Option<&str>) -> bool| {
+        volumes.iter().find(|volume| {
+            volume.resource.uid == uid && wanted(node_of(volume).as_deref())
+        })
+    };
+    let own = of(&|at| at == Some(node)).or_else(|| of(&|at| at.is_none()));
+    let elsewhere = if own.is_none() { of(&|_| true) } else { None };
+    (own, elsewhere)
+}
+
+fn placed_elsewhere(node: &Node, other: &Stored<Volume>, orphan: &Orphan) -> Fault {
+    let status = other.resource.status.as_ref();
+    let layout = status.and_then(|status| status.layout.as_ref());
+    let (volume, place) = (&other.resource.name, layout.map_or("", |layout| &layout.node));
+    let (holder, uid) = (&node.name, &orphan.volume_uid);
+    let id = holder.trim_start_matches("nodes/");
+    Fault::precondition(
+        "PLACED_ELSEWHERE",
+        format!(
+            "the store has placed {volume} on {place}, and cannot have what {holder} holds of it as \
+             well: delete {volume} first and adopt the orphan then, or delete the orphan (penstock \
+             node resolve-orphan {id} {uid} --delete)"
+        ),
+    )
+    .with("volume", &other.resource.name)
 }
 
 /// Whether the store has what was decided already, and the node only has to carry it out.

@@ -37,7 +37,7 @@ impl Core {
         for stored in self.repo.all::<Volume>("", None).await?.items {
             let volume = stored.resource;
             if let Some(layout) = volume.status.and_then(|status| status.layout) {
-                pool.occupy(&volume.uid, &layout, "");
+                pool.occupy(&volume.name, &layout, "");
             }
         }
         for device in devices {

@@ -23,6 +23,17 @@ impl Write for Lines {
 }
 
 impl Lines {
+    /// Lines of what happens in this thread as long as the guard lives.
+    fn listen() -> (Lines, tracing::subscriber::DefaultGuard) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_writer(move || writer.clone())
+            .finish();
+        (lines, tracing::subscriber::set_default(subscriber))
+    }
+
     /// The audit lines since the last call.
     fn take(&self) -> Vec<Value> {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
@@ -38,13 +49,7 @@ impl Lines {
 
 #[tokio::test(start_paused = true)]
 async fn changes_and_refusals_are_audited() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (lines, _guard) = Lines::listen();
     let lab = Lab::new();
     let request = CreateVolumeRequest {
         request_id: "r1".to_owned(),
@@ -101,8 +106,12 @@ async fn changes_and_refusals_are_audited() {
         (&line["after"], &line["who"]),
         (&"".into(), &"local".into())
     );
+}
 
-    // A client that goes away in the middle: what it began may have happened.
+#[tokio::test(start_paused = true)]
+async fn who_goes_away_in_the_middle_is_told_of() {
+    let (lines, _guard) = Lines::listen();
+    let lab = Lab::new();
     let long = std::time::Duration::from_secs(1);
     lab.sim.set_latency(long, long);
     let gone = lab.create_volume(volume_request("v3", MIB));
