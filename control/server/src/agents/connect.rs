@@ -205,6 +205,7 @@ fn node_change(context: &Context, view: &View, session: &Session, hello: &Hello)
     let mut change = context.repo.change();
     let revision = held.and_then(|held| held.status_revision).unwrap_or(0);
     change.require(unchanged(keys.status(Kind::Node, &session.node), revision));
+    change.require(Compare::Present(keys.spec(Kind::Node, &session.node)));
     change.put_status::<Node>(&session.node, &status);
     change
 }
@@ -213,17 +214,16 @@ fn node_change(context: &Context, view: &View, session: &Session, hello: &Hello)
 fn orphans(view: &View, node: &str, hello: &Hello) -> Vec<Orphan> {
     let mut orphans = Vec::new();
     for known in &hello.volumes {
-        let held = match view.by_uid.get(&known.uid) {
-            Some((Kind::Volume, key)) => view.volumes.get(key).map(|held| (key, held)),
+        let held = match view.of_uid_on(&known.uid, node) {
+            Some((Kind::Volume, key)) => view.volumes.get(key),
             _ => None,
         };
-        let layout = held.and_then(|(_, held)| held.resource.status.as_ref()?.layout.as_ref());
-        let here = held.is_some_and(|(key, _)| view.node_of_volume(key).as_deref() == Some(node));
+        let layout = held.and_then(|held| held.resource.status.as_ref()?.layout.as_ref());
         let epoch = known.layout.as_ref().map_or(0, |layout| layout.epoch);
         let reason = match layout {
-            Some(layout) if here && layout.epoch >= epoch => continue,
-            Some(_) if here => "EpochBehind",
-            _ => "MissingInStore",
+            Some(layout) if layout.epoch >= epoch => continue,
+            Some(_) => "EpochBehind",
+            None => "MissingInStore",
         };
         let told = view.nodes.get(node).and_then(|node| {
             let orphans = &node.resource.status.as_ref()?.orphans;

@@ -23,6 +23,8 @@ pub struct Seen {
     pub dirty: BTreeMap<String, Instant>,
     /// What was said of the node as a whole; its lists of objects are empty.
     pub node: Report,
+    /// Whether anything was reported so far.
+    pub reported: bool,
     /// Whether that is to be looked at.
     pub node_dirty: bool,
     /// Whether the inventory in it is new.
@@ -47,6 +49,7 @@ impl Seen {
         if let Some(inventory) = report.inventory {
             self.set_inventory(inventory);
         }
+        self.reported = true;
         self.node_dirty = true;
     }
 

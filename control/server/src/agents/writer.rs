@@ -116,6 +116,10 @@ impl<'a> Writer<'a> {
         });
         let seen = &mut *lock(&self.shared.seen);
         seen.look_again(&uids, Instant::now());
+        // What the Hello wrote may come to the mirror only after a report was compared with what was
+        // there before.
+        let node = Item::Of(Kind::Node, self.session.node.clone());
+        seen.node_dirty |= seen.reported && pending.items.contains_key(&node);
     }
 
     async fn flush(&mut self) -> Result<(), SessionLost> {
@@ -222,15 +226,12 @@ impl<'a> Writer<'a> {
         ending: &Ending,
     ) -> Option<Option<Change>> {
         let observation = seen.objects.get(uid)?;
-        let (kind, key) = view.by_uid.get(uid)?;
         let node = &self.session.node;
+        let (kind, key) = view.of_uid_on(uid, node)?;
         let change = self.context.repo.change();
         match (kind, observation) {
             (Kind::Volume, Observation::Volume(observed)) => {
                 let held = view.volumes.get(key)?;
-                if view.node_of_volume(key).as_ref() != Some(node) {
-                    return None;
-                }
                 let now = observe::volume(&held.resource, observed, &ending.now);
                 Some(Outcomes { view, ending }.write::<Volume>(
                     change,
@@ -242,9 +243,6 @@ impl<'a> Writer<'a> {
             }
             (Kind::Namespace, Observation::Object(observed)) => {
                 let held = view.namespaces.get(key)?;
-                if view.node_of_namespace(key).as_ref() != Some(node) {
-                    return None;
-                }
                 let name = format!("nodes/{node}");
                 let now = observe::namespace(&held.resource, &name, observed, &ending.now);
                 Some(Outcomes { view, ending }.write::<Namespace>(
@@ -257,9 +255,6 @@ impl<'a> Writer<'a> {
             }
             (Kind::Listener, Observation::Object(observed)) => {
                 let held = view.listeners.get(key)?;
-                if crate::mirror::parent_of(key) != node {
-                    return None;
-                }
                 let now = observe::listener(&held.resource, observed, &ending.now);
                 Some(Outcomes { view, ending }.write::<Listener>(
                     change,
@@ -306,8 +301,10 @@ impl<'a> Writer<'a> {
             return;
         }
         let mut change = self.context.repo.change();
-        let key = change.keys().status(Kind::Node, &self.session.node);
+        let keys = change.keys().clone();
+        let key = keys.status(Kind::Node, &self.session.node);
         change.require(unchanged(key, held.status_revision.unwrap_or(0)));
+        change.require(Compare::Present(keys.spec(Kind::Node, &self.session.node)));
         change.put_status::<Node>(&self.session.node, &status);
         parts.push(part(change));
     }

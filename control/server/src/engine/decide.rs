@@ -8,13 +8,14 @@ use penstock_api::resource::Resource;
 use penstock_api::v1::{Subsystem, Volume, VolumeStatus};
 use penstock_plan::desired::SUBSYSTEM_NODES_MAX;
 use penstock_plan::observe::{self, Outcome};
+use penstock_plan::place::NoPlace;
 use tokio::time::Instant;
 
 use super::no_session;
 use super::pool::Space;
 use super::queue::Work;
 use crate::ending::Ending;
-use crate::mirror::{Held, Item, View};
+use crate::mirror::{Held, Item, View, parent_of};
 use crate::repo::{Change, Repo};
 
 /// How often the status of a volume without a place is written at most while only the words change.
@@ -29,6 +30,7 @@ pub fn everything(view: &View) -> Vec<Work> {
     for (kind, keys) in [
         (Kind::Volume, view.volumes.keys().collect::<Vec<_>>()),
         (Kind::Namespace, view.namespaces.keys().collect()),
+        (Kind::Listener, view.listeners.keys().collect()),
         (Kind::Operation, view.operations.keys().collect()),
     ] {
         for key in keys {
@@ -58,9 +60,13 @@ pub fn work_of(view: &View, item: &Item) -> Vec<Work> {
             work
         }
         Item::Of(Kind::Namespace, key) => work_of_namespace(view, key),
+        Item::Of(Kind::Listener, key) => {
+            let work = untold(view, key).then(|| Work::Listener(key.clone()));
+            work.into_iter().collect()
+        }
         Item::Of(Kind::Operation, id) => {
             let lost = view.operations.get(id).is_some_and(|(operation, _)| {
-                !operation.done && !view.by_uid.contains_key(&operation.target_uid)
+                !operation.done && !view.knows(&operation.target_uid)
             });
             let work = lost.then(|| Work::Operation(id.clone()));
             work.into_iter().collect()
@@ -73,7 +79,7 @@ fn work_of_namespace(view: &View, key: &str) -> Vec<Work> {
     let Some(held) = view.namespaces.get(key) else {
         return Vec::new();
     };
-    let subsystem = crate::mirror::parent_of(key);
+    let subsystem = parent_of(key);
     match view.node_of_namespace(key) {
         None if held.resource.deleting() => vec![Work::Namespace(key.to_owned())],
         None => Vec::new(),
@@ -93,6 +99,17 @@ fn has_node(subsystem: &Subsystem, node: &str) -> bool {
     nodes
         .iter()
         .any(|name| name.strip_prefix("nodes/") == Some(node))
+}
+
+/// Whether a listener is deleted whose node's agent has never been there to hear of it.
+fn untold(view: &View, key: &str) -> bool {
+    let node = view.nodes.get(parent_of(key));
+    let seen = node.and_then(|held| held.resource.status.as_ref()?.last_seen_time);
+    let deleting = view
+        .listeners
+        .get(key)
+        .is_some_and(|l| l.resource.deleting());
+    deleting && seen.is_none()
 }
 
 fn lost_agent(view: &View, node: &str) -> bool {
@@ -141,6 +158,7 @@ impl Decider<'_> {
             Work::Node(key) => self.node(key).map(|change| (change, None)),
             Work::Subsystem(key) => self.subsystem(key).map(|change| (change, None)),
             Work::Namespace(key) => self.namespace(key).map(|change| (change, None)),
+            Work::Listener(key) => self.listener(key).map(|change| (change, None)),
             Work::Operation(id) => self.operation(id).map(|change| (change, None)),
             Work::Volume(key) => self.volume(key),
         }
@@ -203,10 +221,27 @@ impl Decider<'_> {
         Some(change)
     }
 
+    /// A listener that is deleted before its node was ever there.
+    fn listener(&self, key: &str) -> Option<Change> {
+        if !untold(self.view, key) {
+            return None;
+        }
+        let held = self.view.listeners.get(key)?;
+        let node = parent_of(key);
+        let mut change = self.repo.change();
+        let status = change.keys().status(Kind::Node, node);
+        let known = self.view.nodes.get(node);
+        let revision = known.and_then(|held| held.status_revision);
+        change.unchanged(status, revision.unwrap_or_default());
+        require(&mut change, key, held);
+        self.ending.remove_listener(&mut change, self.view, key);
+        Some(change)
+    }
+
     /// An operation whose target went without it.
     fn operation(&self, id: &str) -> Option<Change> {
         let (operation, revision) = self.view.operations.get(id)?;
-        if operation.done || self.view.by_uid.contains_key(&operation.target_uid) {
+        if operation.done || self.view.knows(&operation.target_uid) {
             return None;
         }
         let outcome = if operation.verb == "delete" {
@@ -238,7 +273,10 @@ impl Decider<'_> {
         let spec = volume.spec_or_default();
         let size = u64::try_from(spec.size_bytes).unwrap_or(0);
         let placed = match layout {
-            None => self.space.pool.place(&spec),
+            None => match self.space.orphan_on(&volume.uid) {
+                Some(node) => Err(orphan_exists(volume, node)),
+                None => self.space.pool.place(&spec),
+            },
             Some(layout) => self.space.pool.grow(layout, size),
         };
         match placed {
@@ -285,6 +323,19 @@ impl Decider<'_> {
         let recently =
             told.is_some_and(|told| now.saturating_duration_since(told) < WORDS_INTERVAL);
         !(recently && before.and_then(reason) == reason(status))
+    }
+}
+
+/// Why a volume that a node holds without the store's knowledge gets no place: it would be there
+/// twice, and its data perhaps in the other.
+fn orphan_exists(volume: &Volume, node: &str) -> NoPlace {
+    NoPlace {
+        reason: "OrphanExists",
+        message: format!(
+            "nodes/{node} holds {} as an orphan, with its data: take it over (penstock node \
+             resolve-orphan {node} {} --adopt), or delete it with its data (--delete)",
+            volume.name, volume.uid
+        ),
     }
 }
 

@@ -79,9 +79,18 @@ impl Space {
         }
     }
 
+    /// A node that holds an orphan of this identity, by id.
+    pub fn orphan_on(&self, uid: &str) -> Option<&str> {
+        let holds = |(node, orphans): &(&String, &BTreeSet<String>)| {
+            orphans.contains(&orphan_id(node, uid))
+        };
+        self.orphans.iter().find(holds).map(|(node, _)| node.as_str())
+    }
+
     /// Notes that a volume was just given this place; the mirror will show it.
     pub fn gave(&mut self, key: &str, volume: &Volume, layout: &penstock_api::v1::Layout) {
-        self.pool.occupy(&volume.uid, layout, group_of(volume));
+        // By key: a volume and the copy of it that is deleted elsewhere have one identity.
+        self.pool.occupy(key, layout, group_of(volume));
         self.volumes.insert(key.to_owned(), volume.uid.clone());
     }
 
@@ -92,7 +101,7 @@ impl Space {
         if let Some(old) = self.volumes.get(key)
             && (uid != Some(old.as_str()) || layout.is_none())
         {
-            self.pool.release(old);
+            self.pool.release(key);
             self.volumes.remove(key);
             freed = true;
         }

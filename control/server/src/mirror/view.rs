@@ -91,21 +91,19 @@ pub struct View {
     pub listeners: Table<v1::Listener>,
     /// Volumes.
     pub volumes: Table<v1::Volume>,
-    /// Operations by id, with the revision of their last change.
+    /// Operations that have not ended by id, with the revision of their last change.
     pub operations: BTreeMap<String, (Arc<v1::Operation>, Revision)>,
     /// Sessions of agents by node.
     pub sessions: BTreeMap<String, Claimed>,
     /// Holders of roles.
     pub elections: BTreeMap<String, Claimed>,
-    /// Kind and key of each identity.
-    pub by_uid: BTreeMap<String, (Kind, String)>,
+    by_uid: BTreeMap<String, BTreeSet<(Kind, String)>>,
     volumes_of_node: BTreeMap<String, BTreeSet<String>>,
     namespaces_of_volume: BTreeMap<String, BTreeSet<String>>,
     /// Namespaces that each node serves of each subsystem, counted.
     served: BTreeMap<String, BTreeMap<String, usize>>,
     subsystems_of_host: BTreeMap<String, BTreeSet<String>>,
     unfinished_of_target: BTreeMap<String, BTreeSet<String>>,
-    unfinished: usize,
 }
 
 /// The key of a resource's name: `volumes/v1` is `v1`; empty where it is none of this kind.
@@ -150,6 +148,27 @@ impl View {
     pub fn node_of_namespace(&self, namespace: &str) -> Option<String> {
         let spec = self.namespaces.get(namespace)?.resource.spec.as_ref()?;
         self.node_of_volume(&key_of(Kind::Volume, &spec.volume))
+    }
+
+    /// Kind and key of what has this identity: one thing, but for a volume that is in its place while
+    /// a copy of it, held elsewhere without the store's knowledge, is deleted.
+    pub fn of_uid(&self, uid: &str) -> impl Iterator<Item = &(Kind, String)> {
+        self.by_uid.get(uid).into_iter().flatten()
+    }
+
+    /// The same, as far as it belongs to a node: its volumes, namespaces and listeners.
+    pub fn of_uid_on(&self, uid: &str, node: &str) -> Option<&(Kind, String)> {
+        self.of_uid(uid).find(|(kind, key)| match kind {
+            Kind::Volume => self.node_of_volume(key).as_deref() == Some(node),
+            Kind::Namespace => self.node_of_namespace(key).as_deref() == Some(node),
+            Kind::Listener => parent_of(key) == node,
+            _ => false,
+        })
+    }
+
+    /// Whether something has this identity.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.by_uid.contains_key(uid)
     }
 
     /// Keys of the volumes on a node.
@@ -204,7 +223,7 @@ impl View {
 
     /// Number of operations that have not ended.
     pub fn unfinished(&self) -> usize {
-        self.unfinished
+        self.operations.len()
     }
 
     /// Number of resources of a kind.
@@ -231,9 +250,15 @@ impl View {
                 view.put_resource(kind, ids, true, entry);
             }),
             Key::Operation(id) => self.change(Kind::Operation, id, changes, |view| {
-                if let Some(operation) = decoded::<v1::Operation>(entry) {
-                    let held = (Arc::new(operation), entry.mod_revision);
-                    view.operations.insert(id.to_owned(), held);
+                // Ended ones are many, and concern nobody here.
+                match decoded::<v1::Operation>(entry).filter(|operation| !operation.done) {
+                    Some(operation) => {
+                        let held = (Arc::new(operation), entry.mod_revision);
+                        view.operations.insert(id.to_owned(), held);
+                    }
+                    None => {
+                        view.operations.remove(id);
+                    }
                 }
             }),
             Key::Session(node) => {
@@ -374,11 +399,11 @@ impl View {
                 }
             }
             Kind::Operation => {
-                if let Some((operation, _)) = self.operations.get(key)
-                    && let Some((kind, key)) = self.by_uid.get(&operation.target_uid)
-                {
-                    let target = Item::Of(*kind, key.clone());
-                    self.concerned_resource(*kind, key, &target, changes);
+                if let Some((operation, _)) = self.operations.get(key) {
+                    for (kind, key) in self.of_uid(&operation.target_uid) {
+                        let target = Item::Of(*kind, key.clone());
+                        self.concerned_resource(*kind, key, &target, changes);
+                    }
                 }
             }
         }
@@ -423,10 +448,14 @@ impl View {
 
     fn index(&mut self, kind: Kind, key: &str, add: bool) {
         if let Some(uid) = self.uid_of(kind, key) {
+            let what = (kind, key.to_owned());
             if add {
-                self.by_uid.insert(uid, (kind, key.to_owned()));
-            } else {
-                self.by_uid.remove(&uid);
+                self.by_uid.entry(uid).or_default().insert(what);
+            } else if let Some(all) = self.by_uid.get_mut(&uid) {
+                all.remove(&what);
+                if all.is_empty() {
+                    self.by_uid.remove(&uid);
+                }
             }
         }
         match kind {
@@ -462,15 +491,8 @@ impl View {
                 }
             }
             Kind::Operation => {
-                if let Some((operation, _)) = self.operations.get(key)
-                    && !operation.done
-                {
+                if let Some((operation, _)) = self.operations.get(key) {
                     let target = operation.target.clone();
-                    self.unfinished = if add {
-                        self.unfinished + 1
-                    } else {
-                        self.unfinished.saturating_sub(1)
-                    };
                     toggle(&mut self.unfinished_of_target, &target, key, add);
                 }
             }
