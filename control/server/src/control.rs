@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_store::LeaseId;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::agents::{Agents, Context};
@@ -16,6 +15,7 @@ use crate::mirror::Mirror;
 use crate::repo::Repo;
 use crate::services::Services;
 use crate::shared_lease::SharedLease;
+use crate::signal::Signal;
 
 /// A running server. Dropping it is a crash: everything stops where it stands, and what it held in
 /// the store goes with its leases.
@@ -29,8 +29,8 @@ pub struct Control {
     /// All other services.
     pub services: Services,
     tasks: JoinSet<()>,
-    stop: watch::Sender<bool>,
-    lease: watch::Receiver<Option<LeaseId>>,
+    stop: Signal<bool>,
+    lease: Signal<Option<LeaseId>>,
 }
 
 impl Control {
@@ -39,24 +39,23 @@ impl Control {
     pub fn start(env: Env) -> Control {
         let mirror = Mirror::new(env.clone());
         let ended = Arc::new(SharedLease::new(env.settings.retention.operations));
-        let (stop, stopping) = watch::channel(false);
-        let (held, lease) = watch::channel(None);
+        let (stop, lease) = (Signal::new(false), Signal::new(None));
         let mut tasks = JoinSet::new();
         {
             let mirror = mirror.clone();
             tasks.spawn(async move { mirror.run().await });
         }
         {
-            let env = env.clone();
+            let (env, lease) = (env.clone(), lease.clone());
             tasks.spawn(async move {
-                lease::hold(&env.store, env.settings.session_time_to_live, &held).await;
+                lease::hold(&env.store, env.settings.session_time_to_live, &lease).await;
             });
         }
         {
             let (env, mirror, ended) = (env.clone(), mirror.clone(), Arc::clone(&ended));
-            let stopping = stopping.clone();
+            let stop = stop.clone();
             tasks.spawn(async move {
-                election::run(&env, &mirror, election::ENGINE, stopping, |term| {
+                election::run(&env, &mirror, election::ENGINE, &stop, |term| {
                     engine::lead(&env, &mirror, &ended, term)
                 })
                 .await;
@@ -68,7 +67,7 @@ impl Control {
             repo: Repo::new(&env),
             ended,
             lease: lease.clone(),
-            stop: stopping,
+            stop: stop.clone(),
         });
         Control {
             services: Services::new(&env),
@@ -83,14 +82,14 @@ impl Control {
 
     /// Tells sessions and election to end; callers' calls go on. See [`Control::stop`].
     pub fn begin_stop(&self) {
-        self.stop.send_replace(true);
+        self.stop.set(true);
     }
 
     /// Stops in good order: agents are told to go elsewhere, another server may lead at once. Takes
     /// `limit` at most.
     pub async fn stop(mut self, limit: Duration) {
         self.begin_stop();
-        let lease = *self.lease.borrow();
+        let lease = self.lease.get();
         let done = async {
             self.agents.ended().await;
             // The election ends by itself and gives its lease up; mirror and lease never end.

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use penstock_store::{Committed, Compare, LeaseId, Revision, StoreError, Txn, Write};
 
-use tokio::sync::watch;
-
 use crate::env::Env;
 use crate::keys::Keys;
 use crate::lease;
 use crate::mirror::{Interest, Mirror};
+use crate::signal::Signal;
 
 /// The role of the server that decides where things go.
 pub const ENGINE: &str = "engine";
@@ -52,17 +51,12 @@ impl Term {
 
 /// Stands for a role until told to stop, and leads whenever elected. `lead` is dropped where it stands when
 /// the office is lost; where it returns by itself, the office is given up and stood for again.
-pub async fn run<F, L>(
-    env: &Env,
-    mirror: &Mirror,
-    role: &str,
-    mut stop: watch::Receiver<bool>,
-    lead: F,
-) where
+pub async fn run<F, L>(env: &Env, mirror: &Mirror, role: &str, stop: &Signal<bool>, lead: F)
+where
     F: Fn(Term) -> L,
     L: Future<Output = ()>,
 {
-    while !*stop.borrow() {
+    while !stop.get() {
         let elected = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
@@ -99,6 +93,7 @@ struct InOffice<'a>(&'a Env);
 impl Drop for InOffice<'_> {
     fn drop(&mut self) {
         self.0.metrics.leader.set(0);
+        self.0.metrics.reconcile_queue.set(0);
     }
 }
 

@@ -18,7 +18,7 @@ const STORE: Duration = Duration::from_secs(1);
 /// Why a server is not ready to serve; empty where it is.
 pub async fn not_ready(env: &Env, mirror: &Mirror) -> Vec<String> {
     let mut reasons = Vec::new();
-    let progress = mirror.progress().borrow().clone();
+    let progress = mirror.progress().get();
     if !progress.synced {
         let why = if progress.problem.is_empty() {
             "the store was not read yet"

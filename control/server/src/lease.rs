@@ -6,6 +6,8 @@ use std::time::Duration;
 use penstock_store::{LeaseId, Store, StoreError};
 use tokio::time::Instant;
 
+use crate::signal::Signal;
+
 /// Renews a lease until it is lost, and says why it is.
 ///
 /// A lease counts as lost when its time has passed since the last renewal began, whatever the store
@@ -48,17 +50,13 @@ pub async fn give_up(store: &Arc<dyn Store>, lease: LeaseId) {
 }
 
 /// Holds a lease for ever, a new one after each that is lost, and tells which it is now.
-pub async fn hold(
-    store: &Arc<dyn Store>,
-    time_to_live: Duration,
-    told: &tokio::sync::watch::Sender<Option<LeaseId>>,
-) {
+pub async fn hold(store: &Arc<dyn Store>, time_to_live: Duration, told: &Signal<Option<LeaseId>>) {
     loop {
         match store.grant(time_to_live).await {
             Ok(lease) => {
-                told.send_replace(Some(lease));
+                told.set(Some(lease));
                 let why = keep(store, lease, time_to_live).await;
-                told.send_replace(None);
+                told.set(None);
                 tracing::warn!(
                     why,
                     "the lease of the agents' sessions is lost; they connect again"

@@ -30,6 +30,7 @@ pub mod schema;
 pub mod serve;
 pub mod services;
 pub mod shared_lease;
+pub mod signal;
 pub mod token;
 pub mod validate;
 pub mod watch;

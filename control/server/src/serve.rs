@@ -265,7 +265,7 @@ fn health(
 }
 
 async fn report_health(reporter: HealthReporter, env: Env, mirror: Mirror) {
-    let mut progress = mirror.progress();
+    let progress = mirror.progress();
     let mut services: Vec<String> = crate::identity::METHODS
         .iter()
         .map(|method| format!("penstock.v1.{}", method.service))
@@ -282,7 +282,7 @@ async fn report_health(reporter: HealthReporter, env: Env, mirror: Mirror) {
         for service in &services {
             reporter.set_service_status(service, status).await;
         }
-        let synced = progress.borrow().synced;
+        let synced = progress.get().synced;
         let soon = Duration::from_secs(2);
         // A store that stopped answering changes nothing here, and so is asked now and then.
         let _ = tokio::time::timeout(

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::check::{check_txn, marker_value};
@@ -71,7 +71,8 @@ pub struct SimStore {
 struct Shared {
     state: Mutex<State>,
     /// Counts what waiters must look at: writes, leases, faults.
-    changed: watch::Sender<u64>,
+    /// Wakes in the order of waiting, unlike `tokio::sync::watch`, whose order is random.
+    changed: Notify,
     started: Instant,
 }
 
@@ -220,8 +221,7 @@ impl Shared {
     }
 
     fn wake(&self) {
-        self.changed
-            .send_modify(|count| *count = count.wrapping_add(1));
+        self.changed.notify_waiters();
     }
 
     /// Changes the faults and lets everyone look again.
@@ -248,7 +248,7 @@ impl SimStore {
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
-                changed: watch::Sender::new(0),
+                changed: Notify::new(),
                 started: Instant::now(),
             }),
         }
@@ -428,11 +428,17 @@ impl Client {
         });
         let deadline = Instant::now() + timeout;
         pause(latency / 2).await;
-        let mut changed = self.shared.changed.subscribe();
-        while !self.shared.with(|state, _| state.reachable(&self.name)) {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if self.shared.with(|state, _| state.reachable(&self.name)) {
+                break;
+            }
             tokio::select! {
                 biased;
-                _ = changed.changed() => {}
+                () = changed => {}
                 () = sleep_until(deadline) => return Err(Self::unavailable()),
             }
         }
@@ -694,9 +700,11 @@ impl SimWatch {
 #[async_trait]
 impl Watch for SimWatch {
     async fn next(&mut self) -> Result<WatchItem, StoreError> {
-        let mut changed = self.client.shared.changed.subscribe();
+        let shared = Arc::clone(&self.client.shared);
         loop {
-            changed.mark_unchanged();
+            let changed = shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             let item = match self.look()? {
                 Found::Changes(revision, changes) => WatchItem::Changes { revision, changes },
                 Found::Progress(revision) => WatchItem::Progress { revision },
@@ -704,7 +712,7 @@ impl Watch for SimWatch {
                     let started = self.client.shared.started;
                     tokio::select! {
                         biased;
-                        _ = changed.changed() => {}
+                        () = changed => {}
                         () = async {
                             match until {
                                 Some(until) => sleep_until(started + until).await,

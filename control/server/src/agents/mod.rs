@@ -20,7 +20,7 @@ use futures::Stream;
 use penstock_api::v1::agent_service_server::AgentService;
 use penstock_api::v1::{AgentMessage, ControlMessage};
 use penstock_store::LeaseId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -30,6 +30,7 @@ use crate::identity::{Caller, Method};
 use crate::mirror::Mirror;
 use crate::repo::Repo;
 use crate::shared_lease::SharedLease;
+use crate::signal::Signal;
 
 /// Messages to an agent that wait to be sent.
 const OUT: usize = 4;
@@ -49,9 +50,9 @@ pub struct Context {
     /// Leases of operations that have ended.
     pub ended: Arc<SharedLease>,
     /// The lease of all sessions of this server; `None` while there is none.
-    pub lease: watch::Receiver<Option<LeaseId>>,
+    pub lease: Signal<Option<LeaseId>>,
     /// Whether the server stops.
-    pub stop: watch::Receiver<bool>,
+    pub stop: Signal<bool>,
 }
 
 /// The service for agents. Cheap to clone. Sessions end when the last clone and the server's core are

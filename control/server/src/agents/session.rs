@@ -10,7 +10,7 @@ use penstock_api::v1::agent_message::Message as FromAgent;
 use penstock_api::v1::control_message::Message as ToAgent;
 use penstock_api::v1::{AgentMessage, ControlMessage, Desired, Hello, Node, Welcome};
 use penstock_plan::observe;
-use penstock_store::{Txn, Write};
+use penstock_store::{Compare, Txn, Write};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -113,11 +113,8 @@ where
 
 /// Takes the node's session and writes what its agent says of it.
 async fn open(context: &Context, node: &str, hello: &Hello) -> Result<Session> {
-    let mut leases = context.lease.clone();
-    let lease = match leases.wait_for(Option::is_some).await {
-        Ok(lease) => lease.ok_or_else(lost)?,
-        Err(_) => return Err(stopping()),
-    };
+    let lease = context.lease.wait_for(Option::is_some).await;
+    let lease = lease.ok_or_else(lost)?;
     let session = connect::take_session(context, node, lease).await?;
     connect::write_hello(context, &session, hello).await?;
     Ok(session)
@@ -167,8 +164,6 @@ where
 
 /// Returns when the session has to end, and why.
 async fn watch(context: &Context, session: &Session, changes: Subscription) -> Fault {
-    let mut stop = context.stop.clone();
-    let mut lease = context.lease.clone();
     let regressions = context.mirror.with(|view| view.regressions);
     loop {
         let (held, known, same) = context.mirror.with(|view| {
@@ -188,16 +183,16 @@ async fn watch(context: &Context, session: &Session, changes: Subscription) -> F
                 ),
             );
         }
-        if !held || !same || *lease.borrow() != Some(session.lease) {
+        if !held || !same || context.lease.get() != Some(session.lease) {
             return lost();
         }
-        if *stop.borrow() {
+        if context.stop.get() {
             return stopping();
         }
         tokio::select! {
             biased;
-            _ = stop.changed() => {}
-            _ = lease.changed() => {}
+            _ = context.stop.wait_for(|stop| *stop) => {}
+            _ = context.lease.wait_for(|lease| *lease != Some(session.lease)) => {}
             () = changes.changed() => {}
         }
         changes.take();
@@ -288,8 +283,10 @@ async fn close(context: &Context, session: &Session) {
                 let now = context.env.clock.now();
                 let status = observe::node_disconnected(&held.resource, why, &now);
                 let mut change = context.repo.change();
-                let key = change.keys().status(Kind::Node, &session.node);
+                let keys = change.keys().clone();
+                let key = keys.status(Kind::Node, &session.node);
                 change.require(unchanged(key, held.status_revision.unwrap_or(0)));
+                change.require(Compare::Present(keys.spec(Kind::Node, &session.node)));
                 change.put_status::<Node>(&session.node, &status);
                 let change = change.into_txn();
                 txn.compares.extend(change.compares);

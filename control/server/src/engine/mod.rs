@@ -235,8 +235,7 @@ impl<'a> Engine<'a> {
         while let Some(part) = parts.front() {
             compares += part.txn.compares.len();
             writes += part.txn.writes.len();
-            let full =
-                taken.len() >= self.together || compares > ROOM || writes > ROOM;
+            let full = taken.len() >= self.together || compares > ROOM || writes > ROOM;
             if full && !taken.is_empty() {
                 break;
             }
@@ -252,7 +251,7 @@ impl<'a> Engine<'a> {
             ..Txn::default()
         };
         let places = parts.iter().any(|part| part.places.is_some());
-        let guard = format!("{}guard/allocation", self.keys.root());
+        let guard = self.keys.guard_allocation();
         if places {
             txn.compares.push(unchanged(guard.clone(), self.allocation));
             let value = self.env.ids.text().into_bytes();
@@ -337,7 +336,7 @@ impl<'a> Engine<'a> {
     /// Learns the allocation guard's revision, and waits until the mirror shows all that was given
     /// away before.
     async fn catch_up(&mut self) -> Result<(), Deposed> {
-        let guard = format!("{}guard/allocation", self.keys.root());
+        let guard = self.keys.guard_allocation();
         loop {
             match self.term.holds(self.env).await {
                 Ok(true) => {}

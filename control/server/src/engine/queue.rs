@@ -17,6 +17,8 @@ pub enum Work {
     Subsystem(String),
     /// A namespace that is deleted and no node has.
     Namespace(String),
+    /// A listener that is deleted and no node has.
+    Listener(String),
     /// A volume: a place, space to grow, or its removal.
     Volume(String),
     /// An operation whose target is gone.

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use penstock_api::resource::KINDS;
 use penstock_store::{Change, Range, Revision, StoreError, Watch, WatchItem};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use view::{Changes, Claimed, Held, Item, Table, View, children, key_of, parent_of};
 
 use crate::env::Env;
 use crate::keys::Keys;
+use crate::signal::Signal;
 
 /// Entries read at a time when everything is listed.
 const LIST_PAGE: usize = 1_000;
@@ -112,7 +113,7 @@ struct Shared {
     keys: Keys,
     view: Mutex<View>,
     inboxes: Mutex<Vec<Weak<Inbox>>>,
-    progress: watch::Sender<Progress>,
+    progress: Signal<Progress>,
 }
 
 /// The state in memory. Cheap to clone.
@@ -135,7 +136,7 @@ impl Mirror {
                 keys,
                 view: Mutex::default(),
                 inboxes: Mutex::default(),
-                progress: watch::Sender::new(Progress::default()),
+                progress: Signal::new(Progress::default()),
             }),
         }
     }
@@ -157,15 +158,14 @@ impl Mirror {
     }
 
     /// How far it has come, now and from now on.
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.shared.progress.subscribe()
+    pub fn progress(&self) -> Signal<Progress> {
+        self.shared.progress.clone()
     }
 
     /// Returns once everything up to `revision` is in.
     pub async fn reached(&self, revision: Revision) {
-        let mut progress = self.shared.progress.subscribe();
-        // The sender lives as long as this.
-        let _ = progress
+        self.shared
+            .progress
             .wait_for(|progress| progress.synced && progress.revision >= revision)
             .await;
     }
@@ -181,7 +181,7 @@ impl Mirror {
                 }
                 Err(error) => error,
             };
-            self.shared.progress.send_modify(|progress| {
+            self.shared.progress.change(|progress| {
                 progress.synced = false;
                 progress.problem = error.to_string();
             });
@@ -234,7 +234,7 @@ impl Mirror {
         };
         tracing::debug!(revision, store = id, "the state in memory is complete");
         self.tell(&changes);
-        self.shared.progress.send_replace(Progress {
+        self.shared.progress.set(Progress {
             synced: true,
             store_id: id,
             revision,
@@ -255,7 +255,7 @@ impl Mirror {
             self.tell(&told);
             self.shared
                 .progress
-                .send_modify(|progress| progress.revision = revision);
+                .change(|progress| progress.revision = revision);
             self.count();
         }
     }

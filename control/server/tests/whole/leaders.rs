@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use penstock_control::election::{self, Term};
+use penstock_control::signal::Signal;
 use penstock_store::{Committed, Txn, Write};
 use tokio::sync::watch;
 
@@ -62,10 +63,10 @@ async fn a_stale_leaders_write_is_refused() {
     let world = World::new();
     let control = world.server("a").await;
     let (terms, mut elected) = watch::channel(None::<Term>);
-    let (_stop, stopping) = watch::channel(false);
+    let stop = Signal::new(false);
     let (env, mirror) = (control.env.clone(), control.mirror.clone());
     tokio::spawn(async move {
-        election::run(&env, &mirror, "other", stopping, |term| {
+        election::run(&env, &mirror, "other", &stop, |term| {
             terms.send_replace(Some(term));
             std::future::pending()
         })

@@ -1,9 +1,12 @@
 //! Volumes and what serves them, from creation to removal.
 
+use penstock_api::v1::listener_service_server::ListenerService;
 use penstock_api::v1::namespace_service_server::NamespaceService;
+use penstock_api::v1::node_service_server::NodeService;
 use penstock_api::v1::volume_service_server::VolumeService;
 use penstock_api::v1::{
-    DeleteNamespaceRequest, UpdateVolumeRequest, Volume, VolumeSpec, VolumeState,
+    CreateListenerRequest, CreateNodeRequest, DeleteListenerRequest, DeleteNamespaceRequest,
+    Listener, ListenerSpec, Node, UpdateVolumeRequest, Volume, VolumeSpec, VolumeState,
 };
 use tonic::{Code, Request};
 
@@ -167,4 +170,75 @@ async fn a_namespace_that_no_node_ever_had_is_removed_at_once() {
     assert_eq!(done.error, None);
     // And with it what it claimed: the volume can be deleted.
     wait(&control, &delete_volume(&control, "v1").await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_of_a_node_that_was_never_there_is_removed_at_once() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let request = CreateNodeRequest {
+        node_id: "n1".to_owned(),
+        node: Some(Node::default()),
+        ..CreateNodeRequest::default()
+    };
+    let created = control.services.nodes.create_node(Request::new(request));
+    created.await.expect("node");
+    let request = CreateListenerRequest {
+        parent: "nodes/n1".to_owned(),
+        listener_id: "l1".to_owned(),
+        listener: Some(Listener {
+            spec: Some(ListenerSpec {
+                address: "192.0.2.1".to_owned(),
+                ..ListenerSpec::default()
+            }),
+            ..Listener::default()
+        }),
+        ..CreateListenerRequest::default()
+    };
+    let listeners = &control.services.listeners;
+    listeners
+        .create_listener(Request::new(request))
+        .await
+        .expect("listener");
+    let request = DeleteListenerRequest {
+        name: "nodes/n1/listeners/l1".to_owned(),
+        ..DeleteListenerRequest::default()
+    };
+    let deleted = listeners.delete_listener(Request::new(request)).await;
+    let done = wait(&control, &deleted.unwrap().into_inner()).await;
+    assert_eq!(done.error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_lives_and_dies() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    agent.connect(&control);
+    until("online", || online(&control, "n1")).await;
+    let request = CreateListenerRequest {
+        parent: "nodes/n1".to_owned(),
+        listener_id: "l1".to_owned(),
+        listener: Some(Listener {
+            spec: Some(ListenerSpec {
+                address: "192.0.2.1".to_owned(),
+                ..ListenerSpec::default()
+            }),
+            ..Listener::default()
+        }),
+        ..CreateListenerRequest::default()
+    };
+    let listeners = &control.services.listeners;
+    let created = listeners.create_listener(Request::new(request)).await;
+    let done = wait(&control, &created.expect("listener").into_inner()).await;
+    assert_eq!(done.error, None);
+    agent.with(|memory| assert_eq!(memory.listeners.len(), 1));
+    let request = DeleteListenerRequest {
+        name: "nodes/n1/listeners/l1".to_owned(),
+        ..DeleteListenerRequest::default()
+    };
+    let deleted = listeners.delete_listener(Request::new(request)).await;
+    let done = wait(&control, &deleted.unwrap().into_inner()).await;
+    assert_eq!(done.error, None);
+    agent.with(|memory| assert!(memory.listeners.is_empty()));
 }
