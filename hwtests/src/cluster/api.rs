@@ -64,7 +64,9 @@ impl Api {
     /// # Errors
     /// No runtime can be started.
     pub fn new(port: u16) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        // A thread of its own, which answers the server's pings also between calls.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .doing(|| "start a runtime".into())?;

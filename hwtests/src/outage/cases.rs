@@ -1,6 +1,6 @@
 //! The cases.
 
-use super::stack::{FILE, MEMORY, NODE, SUBSYSTEM, Stack, expect_condition};
+use super::stack::{MEMORY, NODE, SUBSYSTEM, Stack, expect_condition};
 use super::{Case, Times};
 use crate::cluster::{Api, Identity, Options, Refusal, until};
 use crate::error::{LabError, Result, check};
@@ -283,7 +283,7 @@ fn restore(stack: &mut Stack, times: &mut Times, identity: Identity) -> Result<(
     let snapshot = stack.dir.join("snapshot");
     stack.etcd.save(&snapshot)?;
     // The snapshot knows nothing of this volume, and a client writes to it all the time.
-    stack.serve(&api, "late", FILE, LATE_NSID)?;
+    stack.serve(&api, "late", MEMORY, LATE_NSID)?;
     let uid = api.volume("late")?.uid;
     let mut late = stack.load(LATE_NSID, 30)?;
     late.wait_begun()?;
