@@ -1,10 +1,10 @@
-//! `cargo xtask demo`: a node here, a training-like data set through it over NVMe/TCP, the figures.
+//! `cargo xtask demo`: control and a node here (`penstock up`), volumes made through the API, a
+//! training-like data set through them over NVMe/TCP, the figures.
 
 mod figures;
 mod setting;
 
 use std::fs::File;
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{Owned, tied};
+use crate::process::{self, Owned, tied};
 use crate::{build, packages, say};
 use figures::Phase;
 use setting::Setting;
 
-/// How long the node may take to listen.
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long control and the node may take until they are ready.
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -33,7 +33,7 @@ pub struct Options {
     /// How many times everything is read, in shuffled order.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
-    /// Where the node keeps its files.
+    /// Where the demonstration keeps its files, in a folder `demo` that each one makes anew.
     #[arg(long, default_value = "penstock-data")]
     data_dir: PathBuf,
     /// Address the node listens on; 0.0.0.0 lets other machines connect.
@@ -52,13 +52,16 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     packages::ensure()?;
     say("building release (the first time takes a few minutes)");
-    let programs = build::release(&["penstock-node", "penstock-client", "penstock-cli"])?;
+    let programs = build::release(&[
+        "penstock-node",
+        "penstock-client",
+        "penstock-cli",
+        "penstock-control",
+    ])?;
     let setting = Setting::prepare(options)?;
     say(&format!(
-        "starting a node: {} and {} (namespaces 1 and 2), log in {}",
-        setting.images[0].display(),
-        setting.images[1].display(),
-        setting.log.display()
+        "starting control and a node (penstock up --directory {})",
+        setting.folder.display()
     ));
     let demo = Demo {
         options,
@@ -66,15 +69,14 @@ pub fn run(options: &Options) -> Result<bool> {
         programs,
         interrupted,
     };
-    let mut node = demo.start_node()?;
-    let write = demo.phase("write", &mut node)?;
-    let read = demo.phase("read", &mut node)?;
-    let status = node.stop()?;
+    let mut up = demo.start()?;
+    let node = demo.node_id()?;
+    demo.make_volumes()?;
+    let write = demo.phase("write", &mut up, node)?;
+    let read = demo.phase("read", &mut up, node)?;
+    let status = up.stop()?;
     if !status.success() {
-        bail!(
-            "the node ended with {status}; see {}",
-            demo.setting.log.display()
-        );
+        bail!("`penstock up` ended with {status}:\n{}", demo.last_words());
     }
     say(&figures::table(&[write, read]));
     demo.tell_how_to_connect();
@@ -89,35 +91,94 @@ struct Demo<'o> {
 }
 
 impl Demo<'_> {
-    fn start_node(&self) -> Result<Owned> {
-        let log = File::create(&self.setting.log)
-            .with_context(|| format!("cannot make {}", self.setting.log.display()))?;
-        let mut command = tied(&self.programs.join("penstock-node"));
-        command.arg("--config").arg(&self.setting.config);
-        command.stdout(Stdio::null()).stderr(log);
-        let mut node = Owned::spawn(command)?;
+    /// Starts control and the node, and waits until both are ready.
+    fn start(&self) -> Result<Owned> {
+        let make = |path: &Path| {
+            File::create(path).with_context(|| format!("cannot make {}", path.display()))
+        };
+        let setting = &self.setting;
+        let mut command = tied(&self.programs.join("penstock"));
+        command.args(["up", "--output", "json"]);
+        command.arg("--directory").arg(&setting.folder);
+        command.args(["--listen", &setting.listen.to_string()]);
+        command.args(["--control-listen", &setting.control.to_string()]);
+        command.args(["--device-size", &format!("{}MiB", setting.device_mib())]);
+        command
+            .stdout(make(&setting.ready)?)
+            .stderr(make(&setting.log)?);
+        let mut up = Owned::spawn(command)?;
         let deadline = Instant::now() + START_LIMIT;
-        while TcpStream::connect_timeout(&self.setting.address, Duration::from_secs(1)).is_err() {
-            if let Some(status) = node.ended()? {
-                bail!(
-                    "the node ended with {status}:\n{}",
-                    last_lines(&self.setting.log)
-                );
+        while self.node_id().is_err() {
+            if let Some(status) = up.ended()? {
+                bail!("`penstock up` ended with {status}:\n{}", self.last_words());
             }
             if Instant::now() > deadline {
-                bail!(
-                    "the node does not listen:\n{}",
-                    last_lines(&self.setting.log)
-                );
+                bail!("`penstock up` is not ready:\n{}", self.last_words());
             }
             self.go_on()?;
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(node)
+        Ok(up)
+    }
+
+    /// The node's process, once `penstock up` has said that all is ready.
+    fn node_id(&self) -> Result<u32> {
+        let path = &self.setting.ready;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let told: serde_json::Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no JSON", path.display()))?;
+        let id = told["processes"]["penstock-node"].as_u64();
+        id.and_then(|id| u32::try_from(id).ok())
+            .with_context(|| format!("{} names no node", path.display()))
+    }
+
+    /// Makes two volumes and serves them as namespaces 1 and 2, as a person would.
+    fn make_volumes(&self) -> Result<()> {
+        let size = format!("{}MiB", self.setting.volume_mib);
+        self.penstock(&[
+            "subsystem",
+            "create",
+            "demo",
+            "--allow-any-host",
+            "--nqn",
+            setting::NQN,
+        ])?;
+        for nsid in 1..=setting::VOLUMES {
+            let (volume, namespace) = (format!("demo-{nsid}"), format!("demo/ns{nsid}"));
+            let nsid = nsid.to_string();
+            self.penstock(&["volume", "create", &volume, "--size", &size, "--wait"])?;
+            self.penstock(&[
+                "namespace",
+                "create",
+                &namespace,
+                "--volume",
+                &volume,
+                "--nsid",
+                &nsid,
+                "--wait",
+            ])?;
+        }
+        Ok(())
+    }
+
+    /// Runs the command line, and shows the command.
+    fn penstock(&self, words: &[&str]) -> Result<()> {
+        self.go_on()?;
+        say(&format!("penstock {}", words.join(" ")));
+        let mut command = tied(&self.programs.join("penstock"));
+        command.args(["--endpoint", &format!("http://{}", self.setting.control)]);
+        let output = command.args(words).stdin(Stdio::null()).output();
+        let output = output.context("cannot run penstock")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("`penstock {}` failed: {}", words.join(" "), said.trim());
+        }
+        Ok(())
     }
 
     /// Has our client write or read the data set, and measures the node meanwhile.
-    fn phase(&self, name: &'static str, node: &mut Owned) -> Result<Phase> {
+    fn phase(&self, name: &'static str, up: &mut Owned, node: u32) -> Result<Phase> {
         let result = self.setting.folder.join(format!("{name}.json"));
         let mut command = tied(&self.programs.join("penstock-initiator"));
         command.args([
@@ -145,28 +206,25 @@ impl Demo<'_> {
         }
         // The bar is on standard error; the figures of both phases come together at the end.
         command.stdout(Stdio::null());
-        let before = node.cpu_seconds()?;
+        let before = process::cpu_seconds_of(node)?;
         let mut client = Owned::spawn(command)?;
         let status = loop {
             self.go_on()?;
             if let Some(status) = client.ended()? {
                 break status;
             }
-            if let Some(status) = node.ended()? {
-                bail!(
-                    "the node ended with {status}:\n{}",
-                    last_lines(&self.setting.log)
-                );
+            if let Some(status) = up.ended()? {
+                bail!("`penstock up` ended with {status}:\n{}", self.last_words());
             }
             std::thread::sleep(Duration::from_millis(20));
         };
         if !status.success() {
             bail!(
                 "the {name} failed ({status}); the node's log is {}",
-                self.setting.log.display()
+                self.setting.folder.join("node.log").display()
             );
         }
-        Phase::read(&result, node.cpu_seconds()? - before)
+        Phase::read(&result, process::cpu_seconds_of(node)? - before)
     }
 
     /// Fails once the person has had enough; what runs is stopped on the way out.
@@ -177,14 +235,26 @@ impl Demo<'_> {
         Ok(())
     }
 
+    /// The ends of all logs.
+    fn last_words(&self) -> String {
+        let folder = &self.setting.folder;
+        let logs = [
+            self.setting.log.clone(),
+            folder.join("control.log"),
+            folder.join("node.log"),
+        ];
+        let ends: Vec<String> = logs.iter().map(|log| last_lines(log)).collect();
+        ends.join("\n")
+    }
+
     fn tell_how_to_connect(&self) {
-        let node = self.programs.join("penstock-node");
+        let penstock = self.programs.join("penstock");
         say(&format!(
-            "The node is stopped; its data stay in {}. To serve them to a Linux host:\n\n  \
-             {} --config {}\n\nand on the host, as root:\n\n  modprobe nvme-tcp\n  {}\n",
+            "Control and the node are stopped; their data stay in {0}. To serve them to a Linux \
+             host:\n\n  {1} up --directory {0}\n\nand on the host, as root:\n\n  \
+             modprobe nvme-tcp\n  {2}\n",
             self.setting.folder.display(),
-            node.display(),
-            self.setting.config.display(),
+            penstock.display(),
             self.setting.connect_line()
         ));
         if self.options.listen.is_loopback() {

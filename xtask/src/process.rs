@@ -53,14 +53,6 @@ impl Owned {
             .context("cannot ask for the child's state")
     }
 
-    /// Seconds of CPU time it has used so far.
-    ///
-    /// # Errors
-    /// It is gone.
-    pub fn cpu_seconds(&self) -> Result<f64> {
-        cpu_seconds(&format!("/proc/{}/stat", self.child.id()))
-    }
-
     /// Asks it to leave, waits, and kills it where it does not.
     ///
     /// # Errors
@@ -90,6 +82,14 @@ impl Drop for Owned {
         // Nobody is left to tell, and the parent-death signal stands behind this.
         let _ = self.stop();
     }
+}
+
+/// Seconds of CPU time that a process has used so far.
+///
+/// # Errors
+/// It is gone.
+pub fn cpu_seconds_of(id: u32) -> Result<f64> {
+    cpu_seconds(&format!("/proc/{id}/stat"))
 }
 
 /// User and system time in a `stat` file of proc(5), in seconds.

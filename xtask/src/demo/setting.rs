@@ -1,4 +1,4 @@
-//! Where the demonstration takes place: folder, files, port, cores, configuration.
+//! Where the demonstration takes place: folder, files, ports, cores, sizes.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -17,71 +17,62 @@ const PORT: u16 = 4420;
 /// What must stay free on the disk beside the data, in bytes.
 const SPARE_BYTES: u64 = 256 << 20;
 
-/// Namespaces that the samples are spread over.
-const NAMESPACES: u32 = 2;
+/// What the device has beyond the volumes, in MiB.
+const SPARE_MIB: u64 = 64;
+
+/// Port of control's API; another free one where it is taken. Its metrics are one port above.
+const CONTROL_PORT: u16 = 7600;
+
+/// Volumes, each a namespace, that the samples are spread over.
+pub const VOLUMES: u32 = 2;
 
 /// The prepared place.
 pub struct Setting {
+    /// Everything that control and the node keep.
     pub folder: PathBuf,
-    pub config: PathBuf,
+    /// What `penstock up` says when it is ready.
+    pub ready: PathBuf,
+    /// What it says of itself.
     pub log: PathBuf,
-    pub images: [PathBuf; 2],
+    /// Size of each volume.
+    pub volume_mib: u64,
     /// Where our client connects.
     pub address: SocketAddr,
-    listen: SocketAddr,
+    /// Where the node listens.
+    pub listen: SocketAddr,
+    /// Where the API is.
+    pub control: SocketAddr,
     pub client_core: Option<usize>,
 }
 
 impl Setting {
-    /// Makes the folder and the configuration, with files of an earlier demonstration removed.
+    /// Makes the folder anew: what an earlier demonstration left is removed.
     ///
     /// # Errors
     /// No room on the disk, or the folder cannot be made.
     pub fn prepare(options: &Options) -> Result<Setting> {
-        let folder = build::root().join(&options.data_dir);
+        let folder = build::root().join(&options.data_dir).join("demo");
+        remove(&folder)?;
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let images = [1, 2].map(|nsid| folder.join(format!("demo-{nsid}.img")));
-        for image in &images {
-            remove(image)?;
-        }
-        let size_bytes = namespace_bytes(options);
-        check_room(&folder, size_bytes * u64::from(NAMESPACES))?;
-        let listen = free_address(options.listen)?;
-        let (node_core, client_core) = two_cores();
-        let setting = Setting {
-            config: folder.join("node.toml"),
-            log: folder.join("node.log"),
-            images,
+        let volume_bytes = volume_bytes(options);
+        check_room(&folder, volume_bytes * u64::from(VOLUMES))?;
+        let listen = free_address(options.listen, PORT)?;
+        Ok(Setting {
+            ready: folder.join("ready.json"),
+            log: folder.join("up.log"),
+            volume_mib: volume_bytes >> 20,
             address: reachable(listen),
             listen,
-            client_core,
+            control: free_pair()?,
+            client_core: second_core(),
             folder,
-        };
-        let text = setting.config_text(size_bytes, node_core);
-        std::fs::write(&setting.config, text)
-            .with_context(|| format!("cannot write {}", setting.config.display()))?;
-        Ok(setting)
+        })
     }
 
-    fn config_text(&self, size_bytes: u64, core: Option<usize>) -> String {
-        let core = core
-            .map(|core| format!("cores = [{core}]\n"))
-            .unwrap_or_default();
-        let mut text = format!(
-            "# Made by `cargo xtask demo`. configs/node.toml explains every key.\n\
-             [node]\nname = \"demo\"\n\n[reactors]\n{core}\n[[listener]]\naddress = \"{}\"\n\n\
-             [[subsystem]]\nnqn = \"{NQN}\"\nallow_any_host = true\n",
-            self.listen
-        );
-        for (nsid, image) in (1..).zip(&self.images) {
-            text.push_str(&format!(
-                "\n[[subsystem.namespace]]\nnsid = {nsid}\nbackend = \"file\"\npath = {:?}\n\
-                 size_bytes = {size_bytes}\n",
-                image.display().to_string()
-            ));
-        }
-        text
+    /// Size of the node's device.
+    pub fn device_mib(&self) -> u64 {
+        self.volume_mib * u64::from(VOLUMES) + SPARE_MIB
     }
 
     /// The command that connects a Linux host.
@@ -95,18 +86,18 @@ impl Setting {
     }
 }
 
-fn remove(file: &Path) -> Result<()> {
-    match std::fs::remove_file(file) {
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", file.display()))
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
         }
         _ => Ok(()),
     }
 }
 
-/// Size of each namespace: its share of the samples with room for their spread, in whole MiB.
-fn namespace_bytes(options: &Options) -> u64 {
-    let samples = u64::from(options.samples.div_ceil(NAMESPACES));
+/// Size of each volume: its share of the samples with room for their spread, in whole MiB.
+fn volume_bytes(options: &Options) -> u64 {
+    let samples = u64::from(options.samples.div_ceil(VOLUMES));
     let data = options.mean_size_bytes * (samples + samples / 2 + 3);
     (data + (64 << 20)).next_multiple_of(1 << 20)
 }
@@ -127,13 +118,25 @@ fn check_room(folder: &Path, needed: u64) -> Result<()> {
     Ok(())
 }
 
-fn free_address(ip: IpAddr) -> Result<SocketAddr> {
-    for port in [PORT, 0] {
+fn free_address(ip: IpAddr, wanted: u16) -> Result<SocketAddr> {
+    for port in [wanted, 0] {
         if let Ok(listener) = TcpListener::bind((ip, port)) {
             return Ok(listener.local_addr()?);
         }
     }
     bail!("no TCP port is free on {ip}; name another address with --listen")
+}
+
+/// An address for the API whose next port is free too.
+fn free_pair() -> Result<SocketAddr> {
+    for wanted in [CONTROL_PORT, 0, 0, 0] {
+        let address = free_address(Ipv4Addr::LOCALHOST.into(), wanted)?;
+        let next = address.port().checked_add(1);
+        if next.is_some_and(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()) {
+            return Ok(address);
+        }
+    }
+    bail!("no two TCP ports in a row are free on this machine for control and its metrics")
 }
 
 /// An address that a listener on `listen` can be reached at from here.
@@ -154,15 +157,10 @@ fn own_address() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// A core for the node and another for the client, where there are two.
-fn two_cores() -> (Option<usize>, Option<usize>) {
-    let Ok(allowed) = rustix::thread::sched_getaffinity(None) else {
-        return (None, None);
-    };
+/// A core for our client: the node takes the first that it may run on.
+fn second_core() -> Option<usize> {
+    let allowed = rustix::thread::sched_getaffinity(None).ok()?;
     let mut cores = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
-    match (cores.next(), cores.next()) {
-        (Some(node), Some(client)) => (Some(node), Some(client)),
-        // Sharing the only core is left to the kernel.
-        _ => (None, None),
-    }
+    // Sharing the only core is left to the kernel.
+    cores.nth(1)
 }
