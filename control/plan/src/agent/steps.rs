@@ -146,7 +146,8 @@ impl AgentState {
     fn namespace_step(&mut self, uid: &str) -> Option<Step> {
         let held = self.namespaces.get(uid)?;
         let volume = self.volumes.get(&held.desired.volume_uid);
-        let volume_goes = volume.is_some_and(|volume| volume.phase == Phase::Deleting);
+        // Without its volume an orphan has nothing to serve, and nobody else ends it.
+        let volume_goes = volume.is_none_or(|volume| volume.phase == Phase::Deleting);
         let goes = held.desired.deleted || (held.orphan && volume_goes);
         if !held.is_idle() || (held.is_settled() && !goes) {
             return None;

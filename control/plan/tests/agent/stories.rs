@@ -497,6 +497,27 @@ fn a_new_namespace_takes_the_place_of_an_orphan_on_its_volume() {
 }
 
 #[test]
+fn an_orphaned_namespace_without_its_volume_ends() {
+    let mut node = serving();
+    // Told of a namespace whose volume it does not have, and no more of it in an older store.
+    node.accept(Desired {
+        namespaces: vec![namespace("m", "s", "w", 2)],
+        ..desired(4, false)
+    });
+    node.settle();
+    assert!(!node.agent.synced(), "it waits for its volume");
+    node.accept(Desired {
+        volumes: vec![volume("v", 1, &[(0, 4)])],
+        subsystems: vec![subsystem("s")],
+        namespaces: vec![namespace("n", "s", "v", 1)],
+        ..desired(3, true)
+    });
+    node.settle();
+    assert!(node.log.is_empty(), "{:?}", node.log);
+    assert!(node.agent.synced());
+}
+
+#[test]
 fn a_subsystem_goes_after_its_namespaces() {
     let mut node = serving();
     let mut s = subsystem("s");
