@@ -75,8 +75,10 @@ impl Disk {
                 **other != volume.uid && held.iter().flat_map(slots).any(|held| held == slot)
             });
             if let Some((other, _)) = other {
-                self.wrong
-                    .push(format!("{} and {other} are both open at {slot:?}", volume.uid));
+                self.wrong.push(format!(
+                    "{} and {other} are both open at {slot:?}",
+                    volume.uid
+                ));
             }
         }
         self.open
@@ -97,8 +99,11 @@ impl Disk {
         }
     }
 
-    /// MiBs that hold what the volume's host wrote.
-    pub fn written_by(&self, uid: &str) -> usize {
-        self.written.values().filter(|owner| *owner == uid).count()
+    /// MiBs of an open volume that do not hold what its host wrote.
+    pub fn lacks(&self, uid: &str) -> usize {
+        let slots = self.open.get(uid).into_iter().flatten().flat_map(slots);
+        slots
+            .filter(|slot| self.written.get(slot).is_none_or(|owner| owner != uid))
+            .count()
     }
 }

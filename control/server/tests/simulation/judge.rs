@@ -15,8 +15,13 @@ use penstock_api::v1::{
 use penstock_control::services::Services;
 use tonic::Request;
 
-use crate::users::{Fate, Users, delete_namespace, delete_volume};
+use crate::users::{
+    Fate, Users, create_namespace, create_subsystem, delete_namespace, delete_volume,
+};
 use crate::world::World;
+
+/// The least that a stripe of two devices grows by.
+const STRIPE_ROW: u64 = 2 << 20;
 
 /// Everything that control tells.
 struct Seen {
@@ -197,17 +202,21 @@ fn volume_differs(volume: &Volume) -> Option<String> {
         .sum();
     let right = status.state() == VolumeState::Ready
         && status.observed_generation == volume.generation
-        && u64::try_from(size) == Ok(laid_out)
-        && status.size_bytes == laid_out;
+        && u64::try_from(size) == Ok(status.size_bytes)
+        && (status.size_bytes..status.size_bytes + STRIPE_ROW).contains(&laid_out);
     (!right).then(told)
 }
 
 fn overlap(volumes: &[Volume]) -> Option<String> {
     let mut taken: BTreeMap<(String, u64), &str> = BTreeMap::new();
     for volume in volumes {
-        let layout = volume.status.as_ref().and_then(|status| status.layout.as_ref());
+        let layout = volume
+            .status
+            .as_ref()
+            .and_then(|status| status.layout.as_ref());
         for extent in layout.iter().flat_map(|layout| &layout.extents) {
-            for at in (extent.offset_bytes..extent.offset_bytes + extent.length_bytes).step_by(1 << 20)
+            for at in
+                (extent.offset_bytes..extent.offset_bytes + extent.length_bytes).step_by(1 << 20)
             {
                 if let Some(other) = taken.insert((extent.device.clone(), at), &volume.name) {
                     return Some(format!("{other} and {} share {at}", volume.name));
@@ -231,7 +240,10 @@ fn node_differs(world: &World, seen: &Seen, node: &Node) -> Option<String> {
     let status = node.status.clone().unwrap_or_default();
     for condition in ["Online", "Synced"] {
         if !is(&status.conditions, condition, ConditionStatus::True) {
-            return Some(format!("{} is not {condition}: {:?}", node.name, status.conditions));
+            return Some(format!(
+                "{} is not {condition}: {:?}",
+                node.name, status.conditions
+            ));
         }
     }
     let machine = world
@@ -278,6 +290,12 @@ fn node_differs(world: &World, seen: &Seen, node: &Node) -> Option<String> {
         })
         .map(|namespace| &namespace.uid)
         .collect();
+    let disk = machine.disk.lock().unwrap();
+    for volume in view.namespaces.values() {
+        if disk.lacks(volume) > 0 {
+            return Some(format!("{} has lost data of {volume}", node.name));
+        }
+    }
     (served != to_serve)
         .then(|| format!("{} serves {served:?}, wanted are {to_serve:?}", node.name))
 }
@@ -307,8 +325,48 @@ pub async fn promises(world: &World, users: &Users) -> Result<(), String> {
     Ok(())
 }
 
+/// Deletes the namespace of a volume, which holds up what is to become of that.
+async fn stop_serving(world: &World, services: &Services, seen: &Seen, volume_uid: &str) {
+    let volume = seen.volumes.iter().find(|volume| volume.uid == volume_uid);
+    let Some(volume) = volume else { return };
+    for namespace in &seen.namespaces {
+        if on(seen, &namespace.name, &volume.name) && namespace.delete_time.is_none() {
+            let gone = delete_namespace(services, &namespace.name).await;
+            world
+                .story
+                .note(&format!("{} goes: {:?}", namespace.name, gone.err()));
+        }
+    }
+}
+
+/// Volumes that the store has and that are served by their node, but by no namespace of the store.
+fn unknown_namespaces(world: &World, seen: &Seen) -> Vec<String> {
+    let mut names = Vec::new();
+    for machine in &world.machines {
+        let view = machine.view.lock().unwrap();
+        for served in view.namespaces.values() {
+            let known = seen.volumes.iter().find(|volume| {
+                let status = volume.status.as_ref();
+                let layout = status.and_then(|status| status.layout.as_ref());
+                volume.uid == *served
+                    && volume.delete_time.is_none()
+                    && layout.is_some_and(|layout| layout.node == format!("nodes/{}", machine.name))
+            });
+            let Some(volume) = known else { continue };
+            let is_on_it = |namespace: &Namespace| {
+                let spec = namespace.spec.as_ref();
+                spec.is_some_and(|spec| spec.volume == volume.name)
+            };
+            if !seen.namespaces.iter().any(is_on_it) {
+                names.push(volume.name.trim_start_matches("volumes/").to_owned());
+            }
+        }
+    }
+    names
+}
+
 /// Who decides what no program may, after a backup was put back: adopts orphans, or where that is
-/// refused deletes them, and deletes volumes whose data is gone for good.
+/// refused deletes them, gives the store back namespaces that hosts still have, and deletes volumes whose data is gone for good.
 #[derive(Default)]
 pub struct Person {
     tries: BTreeMap<String, u32>,
@@ -324,7 +382,9 @@ impl Person {
                 let action = if *tries <= 5 {
                     OrphanAction::Adopt
                 } else {
-                    world.story.condemn(&orphan.volume_uid);
+                    let node = node.name.trim_start_matches("nodes/");
+                    world.story.condemn_on(node, &orphan.volume_uid);
+                    stop_serving(world, services, seen, &orphan.volume_uid).await;
                     OrphanAction::Delete
                 };
                 let request = ResolveOrphanRequest {
@@ -343,6 +403,14 @@ impl Person {
                 ));
             }
         }
+        for name in unknown_namespaces(world, seen) {
+            let there = create_subsystem(services).await.is_ok();
+            let served = create_namespace(services, &name).await;
+            world.story.note(&format!(
+                "{name} is served without the store's knowledge; told to the store: {there}, {:?}",
+                served.err()
+            ));
+        }
         for volume in &seen.volumes {
             let status = volume.status.clone().unwrap_or_default();
             let lost = status.conditions.iter().any(|condition| {
@@ -358,17 +426,14 @@ impl Person {
                 continue;
             }
             world.story.condemn(&volume.uid);
-            if !status.namespace.is_empty() {
-                let gone = delete_namespace(services, &status.namespace).await;
-                world
-                    .story
-                    .note(&format!("{} goes: {:?}", status.namespace, gone.is_ok()));
-            }
+            stop_serving(world, services, seen, &volume.uid).await;
             let id = volume.name.trim_start_matches("volumes/");
             let gone = delete_volume(services, id).await;
-            world
-                .story
-                .note(&format!("{} goes, its data is lost: {:?}", volume.name, gone.err()));
+            world.story.note(&format!(
+                "{} goes, its data is lost: {:?}",
+                volume.name,
+                gone.err()
+            ));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A simulated node: the real state machine of the agent, a modelled disk, a stream that can break.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use penstock_api::v1::{
     agent_message, control_message,
 };
 use penstock_control::identity::Caller;
-use penstock_plan::agent::{AgentState, Step};
+use penstock_plan::agent::{AgentState, Step, StepError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -34,6 +35,8 @@ pub struct Node {
     pub story: Story,
     /// What runs now, for the judge.
     pub view: Arc<Mutex<View>>,
+    /// How many of a hundred steps fail.
+    pub failing: Arc<AtomicU64>,
 }
 
 /// What the judge sees of a node.
@@ -145,9 +148,9 @@ impl Node {
             }
             for step in steps {
                 tokio::time::sleep(self.dice.millis(0, 20)).await;
-                self.carry_out(&step);
+                let result = self.attempt(&step);
                 tokio::time::sleep(self.dice.millis(0, 5)).await;
-                state.done(&step, Ok(()));
+                state.done(&step, result);
             }
         }
         let mut view = self.view.lock().unwrap();
@@ -160,24 +163,50 @@ impl Node {
             .collect();
     }
 
+    /// Carries a step out, or fails. Clearing may fail after it cleared, all else changes nothing
+    /// then.
+    fn attempt(&mut self, step: &Step) -> Result<(), StepError> {
+        if self.dice.below(100) >= self.failing.load(Ordering::Relaxed) {
+            self.carry_out(step);
+            return Ok(());
+        }
+        let clears = matches!(
+            step,
+            Step::ClearVolume { .. } | Step::ClearExtents { .. } | Step::ClearDeleted { .. }
+        );
+        if clears && self.dice.below(2) == 0 {
+            self.carry_out(step);
+        }
+        Err(StepError {
+            reason: "DeviceError".to_owned(),
+            message: "simulated".to_owned(),
+        })
+    }
+
     fn carry_out(&mut self, step: &Step) {
         let mut disk = self.disk.lock().unwrap();
         let mut view = self.view.lock().unwrap();
         match step {
             Step::ClearVolume { volume } => {
                 let lost = disk.clear(&volume.uid, layout(volume), "create");
-                self.story.cleared(&lost);
+                self.story.cleared(&self.name, &lost);
             }
             Step::ClearExtents { volume, extents } => {
                 let lost = disk.clear(&volume.uid, extents, "grow");
-                self.story.cleared(&lost);
+                self.story.cleared(&self.name, &lost);
             }
             Step::ClearDeleted { volume } => {
                 let mut lost = disk.clear(&volume.uid, layout(volume), "delete");
                 lost.insert(volume.uid.clone());
-                self.story.cleared(&lost);
+                self.story.cleared(&self.name, &lost);
             }
-            Step::OpenVolume { volume } | Step::GrowVolume { volume } => disk.open(volume),
+            Step::OpenVolume { volume } => disk.open(volume),
+            Step::GrowVolume { volume } => {
+                disk.open(volume);
+                if view.namespaces.values().any(|uid| *uid == volume.uid) {
+                    disk.write(&volume.uid);
+                }
+            }
             Step::CloseVolume { uid } => {
                 if view.namespaces.values().any(|volume| volume == uid) {
                     disk.wrong

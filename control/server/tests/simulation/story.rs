@@ -1,5 +1,6 @@
 //! A run: users act while things break; then everything is healed and judged.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use penstock_store::sim::Snapshot;
@@ -25,7 +26,9 @@ pub async fn tell(mut world: World) -> Result<(), String> {
     for _ in 0..events {
         tokio::time::sleep(world.dice.millis(0, 1_500)).await;
         if world.dice.below(3) == 0 {
-            disturb(&mut world);
+            for _ in 0..=world.dice.below(3) {
+                disturb(&mut world).await;
+            }
         } else {
             users.act(&world).await;
         }
@@ -69,33 +72,58 @@ async fn backups(world: &mut World, backup: &mut Option<Snapshot>) -> bool {
     }
 }
 
-fn disturb(world: &mut World) {
+/// Breaks something or lets it work again; things work more often than not.
+async fn disturb(world: &mut World) {
     let pick = |n: usize| usize::try_from(world.dice.below(n as u64)).unwrap();
     let (server, node) = (pick(SERVERS), pick(NODES));
     let client = format!("c{server}");
-    let on = world.dice.below(2) == 0;
-    let (what, probability) = (world.dice.below(11), world.dice.below(30));
+    let broken = world.dice.below(3) == 0;
+    let (what, percent) = (world.dice.below(15), world.dice.below(30));
     let millis = world.dice.millis(0, 2_000);
     world.story.note(&format!(
-        "disturbance {what}: server {server}, node {node}, {on}"
+        "disturbance {what}: server {server}, node {node}, {broken}"
     ));
     match what {
         0 => world.crash_server(server),
         1 | 2 => world.start_server(server),
         3 => world.crash_node(node),
-        4 => world.start_node(node),
-        5 => world.cut(node, server, on),
-        6 => world.store.partition(&client, on),
-        7 => world.store.set_lost_answers(if on {
-            f64::from(u32::try_from(probability).unwrap()) / 100.0
-        } else {
-            0.0
-        }),
-        8 => world.store.disconnect_watches(millis),
-        9 => {
+        4 | 5 => world.start_node(node),
+        6 => world.cut(node, server, broken),
+        7 => world.store.partition(&client, broken),
+        8 => {
+            let percent = if broken { percent } else { 0 };
+            let share = f64::from(u32::try_from(percent).unwrap()) / 100.0;
+            world.store.set_lost_answers(share);
+        }
+        9 => world.store.disconnect_watches(millis),
+        10 => {
             world.store.compact_all();
             world.store.set_latency(Duration::ZERO, millis / 20);
+            world.store.set_watch_latency(Duration::ZERO, millis / 10);
         }
-        _ => world.store.set_available(on),
+        11 => world.store.set_full(broken),
+        12 => pause_leader(world).await,
+        13 => {
+            let percent = if broken { 3 * percent } else { 0 };
+            world.machines[node]
+                .failing
+                .store(percent, Ordering::Relaxed);
+        }
+        _ => world.store.set_available(!broken),
     }
+}
+
+/// The leader does not reach the store for longer than its lease, and then again: another leads
+/// meanwhile, and it must not write what it had in mind.
+async fn pause_leader(world: &World) {
+    let Some(leader) = world.leader() else {
+        return;
+    };
+    world
+        .story
+        .note(&format!("server {leader}, the leader, is cut off for long"));
+    let client = format!("c{leader}");
+    world.store.partition(&client, true);
+    tokio::time::sleep(world.dice.millis(1_000, 30_000)).await;
+    world.store.partition(&client, false);
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use penstock_api::v1::namespace_service_server::NamespaceService;
 use penstock_api::v1::subsystem_service_server::SubsystemService;
 use penstock_api::v1::volume_service_server::VolumeService;
+use penstock_api::v1::volume_spec::Redundancy;
 use penstock_api::v1::{
     CreateNamespaceRequest, CreateSubsystemRequest, CreateVolumeRequest, DeleteNamespaceRequest,
-    DeleteVolumeRequest, GetVolumeRequest, Namespace, NamespaceSpec, Operation, Subsystem,
+    DeleteVolumeRequest, GetVolumeRequest, Namespace, NamespaceSpec, Operation, Stripe, Subsystem,
     SubsystemSpec, UpdateVolumeRequest, Volume, VolumeSpec,
 };
 use penstock_api::well_known::FieldMask;
@@ -18,7 +19,7 @@ use tonic::{Code, Request, Status};
 use crate::world::World;
 
 /// Names that users give to volumes: few, so that they meet.
-const NAMES: u64 = 8;
+const NAMES: u64 = 12;
 const MIB: i64 = 1 << 20;
 /// How long a user waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -99,11 +100,17 @@ impl Users {
 
     async fn create(&mut self, world: &World, services: &Services, name: &str) {
         let mib = 1 + i64::try_from(world.dice.below(16)).unwrap();
+        let stripe = Stripe {
+            width: 2,
+            ..Stripe::default()
+        };
+        let striped = world.dice.below(4) == 0;
         let request = CreateVolumeRequest {
             volume_id: name.to_owned(),
             volume: Some(Volume {
                 spec: Some(VolumeSpec {
                     size_bytes: mib * MIB,
+                    redundancy: striped.then_some(Redundancy::Stripe(stripe)),
                     ..VolumeSpec::default()
                 }),
                 ..Volume::default()
@@ -138,7 +145,9 @@ impl Users {
         };
         world.story.condemn(&volume.uid);
         let answer = delete_volume(services, name).await;
-        world.story.note(&format!("delete {name}: {}", shown(&answer)));
+        world
+            .story
+            .note(&format!("delete {name}: {}", shown(&answer)));
         match answer {
             Ok(_) => self.volumes.insert(name.to_owned(), Fate::Going),
             Err(status) if certain(&status) => None,
@@ -176,34 +185,12 @@ impl Users {
 
     async fn serve(&mut self, world: &World, services: &Services, name: &str) {
         if !self.subsystem {
-            let request = CreateSubsystemRequest {
-                subsystem_id: "s".to_owned(),
-                subsystem: Some(Subsystem {
-                    spec: Some(SubsystemSpec {
-                        allow_any_host: true,
-                        ..SubsystemSpec::default()
-                    }),
-                    ..Subsystem::default()
-                }),
-                ..CreateSubsystemRequest::default()
-            };
-            let answer = services.subsystems.create_subsystem(Request::new(request));
-            self.subsystem = patiently(answer).await.is_ok();
+            self.subsystem = create_subsystem(services).await.is_ok();
         }
-        let request = CreateNamespaceRequest {
-            parent: "subsystems/s".to_owned(),
-            namespace_id: name.to_owned(),
-            namespace: Some(Namespace {
-                spec: Some(NamespaceSpec {
-                    volume: format!("volumes/{name}"),
-                    ..NamespaceSpec::default()
-                }),
-                ..Namespace::default()
-            }),
-            ..CreateNamespaceRequest::default()
-        };
-        let answer = patiently(services.namespaces.create_namespace(Request::new(request))).await;
-        world.story.note(&format!("serve {name}: {}", shown(&answer)));
+        let answer = create_namespace(services, name).await;
+        world
+            .story
+            .note(&format!("serve {name}: {}", shown(&answer)));
     }
 
     async fn unserve(&mut self, world: &World, services: &Services, name: &str) {
@@ -212,6 +199,39 @@ impl Users {
             .story
             .note(&format!("stop serving {name}: {}", shown(&answer)));
     }
+}
+
+/// Creates the subsystem of a run.
+pub async fn create_subsystem(services: &Services) -> Result<Subsystem, Status> {
+    let request = CreateSubsystemRequest {
+        subsystem_id: "s".to_owned(),
+        subsystem: Some(Subsystem {
+            spec: Some(SubsystemSpec {
+                allow_any_host: true,
+                ..SubsystemSpec::default()
+            }),
+            ..Subsystem::default()
+        }),
+        ..CreateSubsystemRequest::default()
+    };
+    patiently(services.subsystems.create_subsystem(Request::new(request))).await
+}
+
+/// Creates the namespace of a volume, of the same name.
+pub async fn create_namespace(services: &Services, name: &str) -> Result<Operation, Status> {
+    let request = CreateNamespaceRequest {
+        parent: "subsystems/s".to_owned(),
+        namespace_id: name.to_owned(),
+        namespace: Some(Namespace {
+            spec: Some(NamespaceSpec {
+                volume: format!("volumes/{name}"),
+                ..NamespaceSpec::default()
+            }),
+            ..Namespace::default()
+        }),
+        ..CreateNamespaceRequest::default()
+    };
+    patiently(services.namespaces.create_namespace(Request::new(request))).await
 }
 
 /// Deletes a volume.

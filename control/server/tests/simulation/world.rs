@@ -1,6 +1,7 @@
 //! What there is in a run: the store, servers, nodes, the links between them, and the dice.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use penstock_control::config::Settings;
 use penstock_control::control::Control;
 use penstock_control::env::Env;
 use penstock_store::sim::SimStore;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::disk::Disk;
@@ -67,8 +68,8 @@ pub struct Story(Arc<Mutex<Told>>);
 #[derive(Default)]
 struct Told {
     lines: Vec<String>,
-    /// Volumes that somebody asked to delete.
-    condemned: BTreeSet<String>,
+    /// Volumes that somebody asked to delete, everywhere (no node) or what a node holds of them.
+    condemned: BTreeSet<(Option<String>, String)>,
     wrong: Vec<String>,
 }
 
@@ -84,16 +85,29 @@ impl Story {
 
     /// A person wants this volume gone.
     pub fn condemn(&self, uid: &str) {
-        self.0.lock().unwrap().condemned.insert(uid.to_owned());
+        let mut told = self.0.lock().unwrap();
+        told.condemned.insert((None, uid.to_owned()));
+    }
+
+    /// A person wants gone what this node holds of it, and nothing elsewhere.
+    pub fn condemn_on(&self, node: &str, uid: &str) {
+        let mut told = self.0.lock().unwrap();
+        told.condemned
+            .insert((Some(node.to_owned()), uid.to_owned()));
     }
 
     /// A node clears the data of these volumes for good.
-    pub fn cleared(&self, uids: &BTreeSet<String>) {
+    pub fn cleared(&self, node: &str, uids: &BTreeSet<String>) {
         let mut told = self.0.lock().unwrap();
         for uid in uids {
-            if !told.condemned.contains(uid) {
-                told.wrong
-                    .push(format!("the data of {uid} is cleared without a person's word"));
+            let places = [None, Some(node.to_owned())];
+            if !places
+                .map(|place| told.condemned.contains(&(place, uid.clone())))
+                .contains(&true)
+            {
+                told.wrong.push(format!(
+                    "{node} clears the data of {uid} without a person's word"
+                ));
             }
         }
     }
@@ -105,7 +119,7 @@ impl Story {
 
 /// Which servers are there, and whom each node can reach.
 #[derive(Clone)]
-pub struct Links(Arc<Mutex<Net>>, watch::Sender<u64>);
+pub struct Links(Arc<Mutex<Net>>, Arc<Notify>);
 
 struct Net {
     servers: Vec<Option<Agents>>,
@@ -118,7 +132,7 @@ impl Links {
             servers: vec![None; servers],
             cut: BTreeSet::new(),
         };
-        Links(Arc::new(Mutex::new(net)), watch::channel(0).0)
+        Links(Arc::new(Mutex::new(net)), Arc::new(Notify::new()))
     }
 
     /// A server that the node can reach.
@@ -133,17 +147,20 @@ impl Links {
 
     /// Waits until the node cannot reach the server.
     pub async fn broken(&self, node: &str, server: usize) {
-        let mut changes = self.1.subscribe();
-        while self.0.lock().unwrap().reaches(node, server) {
-            if changes.changed().await.is_err() {
+        loop {
+            let changed = self.1.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !self.0.lock().unwrap().reaches(node, server) {
                 return;
             }
+            changed.await;
         }
     }
 
     fn change(&self, how: impl FnOnce(&mut Net)) {
         how(&mut self.0.lock().unwrap());
-        self.1.send_modify(|count| *count += 1);
+        self.1.notify_waiters();
     }
 }
 
@@ -158,6 +175,8 @@ pub struct Machine {
     pub name: String,
     pub disk: Arc<Mutex<Disk>>,
     pub view: Arc<Mutex<View>>,
+    /// How many of a hundred steps fail, as devices do that are worn out.
+    pub failing: Arc<AtomicU64>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -184,6 +203,7 @@ impl World {
             name: format!("n{index}"),
             disk: Arc::default(),
             view: Arc::default(),
+            failing: Arc::default(),
             task: None,
         });
         let mut world = World {
@@ -238,6 +258,7 @@ impl World {
             dice: self.dice.clone(),
             story: self.story.clone(),
             view: Arc::clone(&machine.view),
+            failing: Arc::clone(&machine.failing),
         };
         machine.task = Some(tokio::spawn(process.run()));
     }
@@ -249,6 +270,14 @@ impl World {
             machine.disk.lock().unwrap().crash();
             *machine.view.lock().unwrap() = View::default();
         }
+    }
+
+    /// The server that takes itself for the leader.
+    pub fn leader(&self) -> Option<usize> {
+        self.servers.iter().position(|server| {
+            let control = server.as_ref();
+            control.is_some_and(|control| control.env.metrics.leader.get() == 1)
+        })
     }
 
     pub fn cut(&self, node: usize, server: usize, cut: bool) {
@@ -269,12 +298,14 @@ impl World {
         self.store.set_lost_answers(0.0);
         self.store
             .set_latency(Duration::ZERO, Duration::from_millis(2));
+        self.store.set_watch_latency(Duration::ZERO, Duration::ZERO);
         for server in 0..SERVERS {
             self.store.partition(&format!("c{server}"), false);
             self.start_server(server);
         }
         for node in 0..NODES {
             self.start_node(node);
+            self.machines[node].failing.store(0, Ordering::Relaxed);
             (0..SERVERS).for_each(|server| self.cut(node, server, false));
         }
     }
