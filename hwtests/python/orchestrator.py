@@ -13,7 +13,6 @@ import uuid
 import grpc
 from google.protobuf import json_format
 
-from penstock.v1 import common_pb2
 from penstock.v1 import host_pb2, host_pb2_grpc
 from penstock.v1 import layout_pb2, layout_pb2_grpc
 from penstock.v1 import listener_pb2, listener_pb2_grpc
@@ -44,7 +43,6 @@ def make_volume(channel, arguments):
         volume_id=arguments.volume, request_id=str(uuid.uuid4())
     )
     request.volume.spec.size_bytes = arguments.size_mib << 20
-    request.volume.spec.block_size = common_pb2.BLOCK_SIZE_512
     request.volume.spec.placement.node = f"nodes/{arguments.node}"
     operation = volumes.CreateVolume(request, timeout=CALL_TIMEOUT)
     again = volumes.CreateVolume(request, timeout=CALL_TIMEOUT)

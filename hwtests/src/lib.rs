@@ -11,7 +11,10 @@
 //! cargo run -p penstock-hwtests -- run connect
 //! cargo run -p penstock-hwtests -- run-all
 //! cargo run -p penstock-hwtests -- shell
+//! cargo run -p penstock-hwtests -- outage
 //! ```
+//!
+//! The outages need no guest: see [`outage`].
 //!
 //! QEMU, the kernel and the guest's tools are Debian packages, fetched from the mirror that the
 //! machine's own apt sources name and unpacked (never installed) under `PENSTOCK_LAB_CACHE`, else

@@ -86,7 +86,7 @@ fn connect(bench: &mut Bench, layout: &Value, port: u16) -> Result<String> {
 /// Writes with checksums and reads back.
 fn write(bench: &mut Bench) -> Result<()> {
     let disk = bench.disk(1)?;
-    let job = verified(&disk, "512", "32m", "");
+    let job = verified(&disk, "4k", "32m", "");
     bench.guest.run_within(&job, WRITE_LIMIT).map(drop)
 }
 
