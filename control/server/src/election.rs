@@ -147,6 +147,10 @@ async fn vacant(mirror: &Mirror, role: &str) {
 async fn displaced(mirror: &Mirror, role: &str, term: &Term) -> String {
     let changes = mirror.subscribe(Interest::Role(role.to_owned()));
     mirror.reached(term.create_revision).await;
+    let regressions = mirror.with(|view| view.regressions);
+    let progress = mirror.progress();
+    let put_back = progress.wait_for(|_| mirror.with(|view| view.regressions) != regressions);
+    tokio::pin!(put_back);
     loop {
         let holds = mirror.with(|view| {
             let held = view.elections.get(role);
@@ -155,6 +159,12 @@ async fn displaced(mirror: &Mirror, role: &str, term: &Term) -> String {
         if !holds {
             return "the store no longer has it".to_owned();
         }
-        changes.changed().await;
+        tokio::select! {
+            biased;
+            () = changes.changed() => {}
+            // What was written in this term may be lost, and its key may have come to be another's
+            // at the same revision.
+            _ = &mut put_back => return "the store was put back to an earlier state".to_owned(),
+        }
     }
 }

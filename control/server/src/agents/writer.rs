@@ -149,8 +149,8 @@ impl<'a> Writer<'a> {
             Written::All(revision) => {
                 self.backoff = BACKOFF.0;
                 // What was written is to be seen before the next look.
-                self.context.mirror.reached(revision).await;
-                Ok(())
+                let seen = self.context.mirror.reached(revision).await;
+                if seen { Ok(()) } else { Err(SessionLost) }
             }
             Written::Behind(parts, revision) => {
                 self.again(parts);

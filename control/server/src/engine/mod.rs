@@ -82,6 +82,8 @@ struct Engine<'a> {
     queue: Queue,
     /// Volumes that found no place, with when their status last said why.
     blocked: BTreeMap<String, Instant>,
+    /// Revision of the newest write.
+    written: Revision,
     /// Revision of the allocation guard; 0 where it does not exist.
     allocation: Revision,
     together: usize,
@@ -106,6 +108,7 @@ impl<'a> Engine<'a> {
             space: Space::default(),
             queue: Queue::default(),
             blocked: BTreeMap::new(),
+            written: 0,
             allocation: 0,
             together: TOGETHER.0,
         };
@@ -129,18 +132,29 @@ impl<'a> Engine<'a> {
             self.env.metrics.reconcile_queue.set(queued);
             match self.round().await {
                 Ok(true) => {}
-                Ok(false) => self.wait().await,
+                Ok(false) => {
+                    if self.wait().await.is_err() {
+                        return;
+                    }
+                }
                 Err(Deposed) => return,
             }
         }
     }
 
-    async fn wait(&self) {
+    async fn wait(&self) -> Result<(), Deposed> {
         let far = Instant::now() + Duration::from_secs(60);
+        let lost = async {
+            if self.mirror.reached(self.written).await {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             biased;
-            () = self.changes.changed() => {}
-            () = tokio::time::sleep_until(self.queue.next_due().unwrap_or(far)) => {}
+            () = self.changes.changed() => Ok(()),
+            () = tokio::time::sleep_until(self.queue.next_due().unwrap_or(far)) => Ok(()),
+            // A store that was put back has lost what was decided: all is to be looked at anew.
+            () = lost => Err(Deposed),
         }
     }
 
@@ -272,6 +286,7 @@ impl<'a> Engine<'a> {
         }
         match self.env.store.txn(txn).await {
             Ok(Committed::Yes(revision)) => {
+                self.written = revision;
                 if places {
                     self.allocation = revision;
                 }

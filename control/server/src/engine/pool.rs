@@ -84,7 +84,10 @@ impl Space {
         let holds = |(node, orphans): &(&String, &BTreeSet<String>)| {
             orphans.contains(&orphan_id(node, uid))
         };
-        self.orphans.iter().find(holds).map(|(node, _)| node.as_str())
+        self.orphans
+            .iter()
+            .find(holds)
+            .map(|(node, _)| node.as_str())
     }
 
     /// Notes that a volume was just given this place; the mirror will show it.

@@ -28,6 +28,9 @@ const LIST_PAGE: usize = 1_000;
 /// How long to wait after a failure, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// After how long a revision that does not come may be one of a store that was put back since.
+const LOST_AFTER: Duration = Duration::from_secs(2);
+
 /// What of the state somebody follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interest {
@@ -162,12 +165,23 @@ impl Mirror {
         self.shared.progress.clone()
     }
 
-    /// Returns once everything up to `revision` is in.
-    pub async fn reached(&self, revision: Revision) {
-        self.shared
-            .progress
-            .wait_for(|progress| progress.synced && progress.revision >= revision)
-            .await;
+    /// Returns once everything up to `revision` is in, or everything there is where the store was
+    /// put back to before it (false): what was written then is lost.
+    pub async fn reached(&self, mut revision: Revision) -> bool {
+        let wanted = revision;
+        loop {
+            let there = self
+                .shared
+                .progress
+                .wait_for(|progress| progress.synced && progress.revision >= revision);
+            if tokio::time::timeout(LOST_AFTER, there).await.is_ok() {
+                return revision == wanted;
+            }
+            let any = self.shared.keys.root();
+            if let Ok((_, current)) = self.shared.env.store.get(any).await {
+                revision = revision.min(current);
+            }
+        }
     }
 
     /// Keeps the mirror up to date, for ever.

@@ -247,9 +247,9 @@ fn of_identity<'a>(
         Some(status.layout.as_ref()?.node.clone())
     };
     let of = |wanted: &dyn Fn(Option<&str>) -> bool| {
-        volumes.iter().find(|volume| {
-            volume.resource.uid == uid && wanted(node_of(volume).as_deref())
-        })
+        volumes
+            .iter()
+            .find(|volume| volume.resource.uid == uid && wanted(node_of(volume).as_deref()))
     };
     let own = of(&|at| at == Some(node)).or_else(|| of(&|at| at.is_none()));
     let elsewhere = if own.is_none() { of(&|_| true) } else { None };
@@ -259,7 +259,10 @@ fn of_identity<'a>(
 fn placed_elsewhere(node: &Node, other: &Stored<Volume>, orphan: &Orphan) -> Fault {
     let status = other.resource.status.as_ref();
     let layout = status.and_then(|status| status.layout.as_ref());
-    let (volume, place) = (&other.resource.name, layout.map_or("", |layout| &layout.node));
+    let (volume, place) = (
+        &other.resource.name,
+        layout.map_or("", |layout| &layout.node),
+    );
     let (holder, uid) = (&node.name, &orphan.volume_uid);
     let id = holder.trim_start_matches("nodes/");
     Fault::precondition(

@@ -123,6 +123,32 @@ async fn another_of_its_name_stays_untouched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_stores_volume_on_another_node_stays_untouched() {
+    let lab = Lab::new();
+    let uid = lab.volume("v1").await.target_uid;
+    lab.node("n2").await;
+    lab.place("v1", "n2").await;
+    held(&lab, &uid, "MissingInStore", 0).await;
+    let before = lab.stored::<Volume>("volumes/v1").await;
+    let (_, reason, message) = refusal(resolve(&lab, &uid, OrphanAction::Adopt).await);
+    assert_eq!(reason, "PLACED_ELSEWHERE");
+    assert!(
+        message.contains("volumes/v1") && message.contains("nodes/n2"),
+        "{message}"
+    );
+    ok(resolve(&lab, &uid, OrphanAction::Delete).await);
+    assert_eq!(lab.stored::<Volume>("volumes/v1").await, before);
+    let name = format!("volumes/orphan-{uid}");
+    let orphan = lab.stored::<Volume>(&name).await.unwrap();
+    assert!(orphan.delete_time.is_some());
+    assert_eq!(orphan.status.unwrap().layout.unwrap().node, "nodes/n1");
+    // Again, before the node has reported: nothing more to do.
+    let before = lab.content();
+    ok(resolve(&lab, &uid, OrphanAction::Delete).await);
+    assert_eq!(lab.content(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusals_change_nothing() {
     let lab = Lab::new();
     held(&lab, UID, "ExtentConflict", 0).await;
