@@ -122,7 +122,7 @@ pub async fn settle(
 fn differs(world: &World, seen: &Seen) -> Option<String> {
     seen.volumes
         .iter()
-        .find_map(|volume| volume_differs(volume))
+        .find_map(volume_differs)
         .or_else(|| overlap(&seen.volumes))
         .or_else(|| {
             let mut placed = seen.namespaces.iter().filter(|namespace| {

@@ -27,8 +27,14 @@ use std::time::Duration;
 
 use world::{Plan, World};
 
-/// Seeds without a wish of the environment.
-const SEEDS: u64 = 400;
+/// Seeds without a wish of the environment: about half a minute on two cores.
+fn seeds_of(plan: Plan) -> u64 {
+    match plan {
+        Plan::Outages => 1_500,
+        Plan::Restores => 800,
+    }
+}
+
 /// Simulated time that a run may take.
 const RUN_MAX: Duration = Duration::from_secs(7_200);
 
@@ -56,15 +62,15 @@ fn run(seed: u64, plan: Plan) -> (Result<(), String>, Vec<String>) {
     })
 }
 
-fn seeds() -> std::ops::Range<u64> {
+fn seeds(plan: Plan) -> std::ops::Range<u64> {
     match number("PENSTOCK_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("PENSTOCK_SIM_SEEDS").unwrap_or(SEEDS),
+        None => 0..number("PENSTOCK_SIM_SEEDS").unwrap_or(seeds_of(plan)),
     }
 }
 
 fn all(plan: Plan) {
-    for seed in seeds() {
+    for seed in seeds(plan) {
         let (result, lines) = run(seed, plan);
         if number("PENSTOCK_SIM_SEED").is_some() || result.is_err() {
             lines.iter().for_each(|line| eprintln!("{line}"));
