@@ -235,7 +235,7 @@ fn compact(stack: &mut Stack, times: &mut Times) -> Result<()> {
     api.finish(&made, LIMIT)?;
     // Stopped, control misses changes that only history could tell it.
     stack.controls[0].service.signal("STOP")?;
-    for index in 0..50 {
+    for index in 0..5 {
         stack
             .etcd
             .ctl(&["put", &format!("/elsewhere/{index}"), "x"])?;
