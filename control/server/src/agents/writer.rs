@@ -24,6 +24,9 @@ use crate::repo::Change;
 /// How long to wait where the store does not answer, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// So many writes in a row may find the state changed before they wait.
+const BEHIND: u32 = 16;
+
 /// How often the node's own status is written at most: each change that reaches the node makes it
 /// behind for a moment.
 const NODE_INTERVAL: Duration = Duration::from_millis(250);
@@ -48,6 +51,8 @@ pub struct Writer<'a> {
     together: usize,
     node_due: Instant,
     backoff: Duration,
+    /// Writes in a row that found the state changed.
+    behind: u32,
 }
 
 /// The session is somebody else's.
@@ -69,6 +74,7 @@ impl<'a> Writer<'a> {
             together: 16,
             node_due: Instant::now(),
             backoff: BACKOFF.0,
+            behind: 0,
         }
     }
 
@@ -148,6 +154,7 @@ impl<'a> Writer<'a> {
         match batch::write(env, &always, parts, &mut self.together).await {
             Written::All(revision) => {
                 self.backoff = BACKOFF.0;
+                self.behind = 0;
                 // What was written is to be seen before the next look.
                 let seen = self.context.mirror.reached(revision).await;
                 if seen { Ok(()) } else { Err(SessionLost) }
@@ -155,6 +162,11 @@ impl<'a> Writer<'a> {
             Written::Behind(parts, revision) => {
                 self.again(parts);
                 self.context.mirror.reached(revision).await;
+                self.behind += 1;
+                if self.behind > BEHIND {
+                    // The mirror does not show what is in the way; it will be listed again.
+                    tokio::time::sleep(BACKOFF.1).await;
+                }
                 let holds = self.context.mirror.with(|view| self.holds(view));
                 if holds { Ok(()) } else { Err(SessionLost) }
             }

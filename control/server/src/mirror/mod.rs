@@ -28,6 +28,11 @@ const LIST_PAGE: usize = 1_000;
 /// How long to wait after a failure, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// How long a watch is believed before everything is listed again. A store that was put back in its
+/// place, and was written past where the watch stood before that came back to it, is not told from
+/// one that went on.
+const ANEW: Duration = Duration::from_secs(300);
+
 /// After how long a revision that does not come may be one of a store that was put back since.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
@@ -191,7 +196,11 @@ impl Mirror {
             let error = match self.list().await {
                 Ok(mut watch) => {
                     backoff = BACKOFF.0;
-                    self.follow(watch.as_mut()).await
+                    let follow = self.follow(watch.as_mut());
+                    match tokio::time::timeout(ANEW, follow).await {
+                        Ok(error) => error,
+                        Err(_) => continue,
+                    }
                 }
                 Err(error) => error,
             };
