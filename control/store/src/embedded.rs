@@ -134,6 +134,10 @@ impl EmbeddedStore {
     }
 
     async fn command<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
+        // What is sent to a thread on its way out is not answered: then it could be anything.
+        if self.shared.lock().closed {
+            return Err(ended());
+        }
         let (reply, answer) = oneshot::channel();
         self.commands.send(make(reply)).map_err(|_| ended())?;
         answer.await.map_err(|_| {
