@@ -194,7 +194,10 @@ mod tests {
 
     #[test]
     fn methods_are_those_of_the_api() {
-        assert_eq!(method_of("/penstock.v1.VolumeService/GetVolume"), "GetVolume");
+        assert_eq!(
+            method_of("/penstock.v1.VolumeService/GetVolume"),
+            "GetVolume"
+        );
         assert_eq!(method_of("/penstock.v1.VolumeService/Made/Up"), "other");
         assert_eq!(method_of("/grpc.health.v1.Health/Check"), "other");
     }

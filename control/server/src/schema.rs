@@ -24,7 +24,9 @@ pub enum SchemaError {
         version: &'static str,
     },
     /// The key holds something else than a number.
-    #[error("the store's {key} holds {found:?}, which is no schema number: is this prefix used by something else?")]
+    #[error(
+        "the store's {key} holds {found:?}, which is no schema number: is this prefix used by something else?"
+    )]
     Damaged {
         /// The key.
         key: String,
@@ -106,10 +108,16 @@ mod tests {
         assert_eq!(entry.map(|entry| entry.value), Some(b"1".to_vec()));
         sim.put(key, b"2");
         let error = check(&env).await.expect_err("newer");
-        assert!(error.to_string().contains("run the newer version"), "{error}");
+        assert!(
+            error.to_string().contains("run the newer version"),
+            "{error}"
+        );
         sim.put(key, b"what");
         let error = check(&env).await.expect_err("damaged");
-        assert!(error.to_string().contains("meta/schema holds \"what\""), "{error}");
+        assert!(
+            error.to_string().contains("meta/schema holds \"what\""),
+            "{error}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
