@@ -16,6 +16,7 @@ pub fn run(arguments: &[OsString]) -> Result<bool> {
         "penstock-node",
         "penstock-client",
         "penstock-cli",
+        "penstock-control",
         "penstock-perf",
     ])?;
     let program = folder.join("penstock-perf");

@@ -50,7 +50,7 @@ pub async fn agree(
         all.len()
     );
     let page = metrics(setup.node_metrics())?;
-    let held = gauge(&page, "penstock_agent_volumes{", "READY")?;
+    let held = gauge(&page, "penstock_agent_volumes{", "ready")?;
     ensure!(
         held == volumes,
         "the node holds {held} ready volumes, not {volumes}"
