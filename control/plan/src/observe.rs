@@ -402,15 +402,7 @@ pub fn node_connected(
         status.inventory = Some(inventory.clone());
     }
     let conditions = &mut status.conditions;
-    let message = "its agent is connected";
-    set_condition(
-        conditions,
-        "Online",
-        ConditionStatus::True,
-        "Connected",
-        message,
-        now,
-    );
+    online(conditions, now);
     let message = "the agent has not answered yet";
     set_condition(
         conditions,
@@ -498,6 +490,18 @@ pub fn node_disconnected(node: &Node, why: &str, now: &Timestamp) -> NodeStatus 
     status
 }
 
+fn online(conditions: &mut Vec<Condition>, now: &Timestamp) {
+    let message = "its agent is connected";
+    set_condition(
+        conditions,
+        "Online",
+        ConditionStatus::True,
+        "Connected",
+        message,
+        now,
+    );
+}
+
 /// The status of a node after a report. `sent_revision` is that of the last desired state sent to
 /// it.
 #[must_use]
@@ -514,6 +518,8 @@ pub fn node_report(
     if report.orphans_told {
         status.orphans.clone_from(&report.orphans);
     }
+    // Its session lives. The Hello may have said so to a store that was put back since.
+    online(&mut status.conditions, now);
     let orphans = status.orphans.len();
     // A report from before the agent took this store's state tells of another revision.
     let current = report.accepted_revision == sent_revision;

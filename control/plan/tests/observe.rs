@@ -436,6 +436,17 @@ fn a_node_is_synced_when_it_has_carried_out_the_last_word() {
         assert_eq!(told.reason, reason);
         assert_eq!(told.status() == ConditionStatus::True, reason == "Synced");
     }
+    // A restored store may say that it is away.
+    let away = Node {
+        status: Some(observe::node_disconnected(
+            &Node::default(),
+            "the stream ended",
+            &at(1),
+        )),
+        ..Node::default()
+    };
+    let status = observe::node_report(&away, &Report::default(), 10, &at(2));
+    assert!(observe::is_true(&status.conditions, "Online"));
     let status = observe::node_disconnected(&Node::default(), "the stream ended", &at(7));
     assert_eq!(
         condition(&status.conditions, "Online").status(),

@@ -128,9 +128,11 @@ fn scalar(key: &str, value: &Value) -> String {
         && let Ok(bytes) = text.parse::<u64>()
     {
         let words = size(bytes);
-        return match bytes < 1024 {
-            true => words,
-            false => format!("{words} ({bytes} bytes)"),
+        return match bytes {
+            0..1024 => words,
+            // An MTU is no size of storage.
+            _ if bytes % 512 != 0 => format!("{bytes} bytes"),
+            _ => format!("{words} ({bytes} bytes)"),
         };
     }
     if key.ends_with("_time")

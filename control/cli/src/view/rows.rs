@@ -86,14 +86,20 @@ fn device_cells(object: &Object, device: &v1::Device) -> Vec<String> {
     let cordoned = device.spec.as_ref().is_some_and(|spec| spec.cordoned);
     let status = device.status.clone().unwrap_or_default();
     let inventory = status.inventory.unwrap_or_default();
+    // Watch events lack the computed figures.
+    let computed = status.allocated_bytes > 0 || status.free_bytes > 0;
+    let figure = |bytes| match computed {
+        true => size(bytes),
+        false => String::new(),
+    };
     let numa = (inventory.numa_node >= 0).then(|| inventory.numa_node.to_string());
     vec![
         condition_word(object, "Usable"),
         placement_word(cordoned, device.delete_time.is_some()),
         inventory.kind,
         known_size(inventory.size_bytes),
-        size(status.allocated_bytes),
-        size(status.free_bytes),
+        figure(status.allocated_bytes),
+        figure(status.free_bytes),
         known(u64::from(inventory.block_size_bytes)),
         numa.unwrap_or_default(),
         inventory.path,

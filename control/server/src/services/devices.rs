@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use penstock_api::names::{Kind, ResourceName};
+use penstock_api::names::Kind;
 use penstock_api::v1::device_service_server::DeviceService;
 use penstock_api::v1::{
     Device, GetDeviceRequest, ListDevicesRequest, ListDevicesResponse, UpdateDeviceRequest,
 };
-use penstock_api::well_known::FieldMask;
 use tonic::{Request, Response, Status};
 
-use super::core::{Attempt, Call, Core};
+use super::core::{Call, Core};
 use super::list::parent;
 use crate::fault::Result;
 use crate::validate;
@@ -34,27 +33,11 @@ impl Devices {
         let mut device = self
             .0
             .mutate(call, &intent, |_| {
-                Box::pin(self.plan_update(call, &name, &new, mask))
+                Box::pin(self.0.plan_update(call, &name, &new, mask))
             })
             .await?;
         self.0.fill_usage(std::slice::from_mut(&mut device)).await?;
         Ok(device)
-    }
-
-    async fn plan_update(
-        &self,
-        call: &Call,
-        name: &ResourceName,
-        new: &Device,
-        mask: Option<&FieldMask>,
-    ) -> Result<Attempt<Device>> {
-        let (stored, updated) = self.0.updated(name, new, mask).await?;
-        if updated == stored.resource {
-            return Ok(Attempt::Nothing(updated));
-        }
-        let mut change = self.0.repo.change();
-        self.0.put_updated(call, &mut change, &stored, &updated);
-        Ok(Attempt::Write(change, updated))
     }
 
     async fn list(&self, request: ListDevicesRequest) -> Result<ListDevicesResponse> {

@@ -10,7 +10,6 @@ use penstock_api::v1::{
     CreateNamespaceRequest, DeleteNamespaceRequest, GetNamespaceRequest, ListNamespacesRequest,
     ListNamespacesResponse, Namespace, Operation, Subsystem, UpdateNamespaceRequest, Volume,
 };
-use penstock_api::well_known::FieldMask;
 use penstock_plan::observe::is_true;
 use tonic::{Code, Request, Response, Status};
 
@@ -221,25 +220,9 @@ impl Namespaces {
         let mask = request.update_mask.as_ref();
         self.0
             .mutate(call, &intent, |_| {
-                Box::pin(self.plan_update(call, &name, &new, mask))
+                Box::pin(self.0.plan_update(call, &name, &new, mask))
             })
             .await
-    }
-
-    async fn plan_update(
-        &self,
-        call: &Call,
-        name: &ResourceName,
-        new: &Namespace,
-        mask: Option<&FieldMask>,
-    ) -> Result<Attempt<Namespace>> {
-        let (stored, updated) = self.0.updated(name, new, mask).await?;
-        if updated == stored.resource {
-            return Ok(Attempt::Nothing(updated));
-        }
-        let mut change = self.0.repo.change();
-        self.0.put_updated(call, &mut change, &stored, &updated);
-        Ok(Attempt::Write(change, updated))
     }
 
     async fn delete(&self, call: &Call, request: DeleteNamespaceRequest) -> Result<Operation> {

@@ -8,7 +8,7 @@ use penstock_api::v1::{
     CreateNodeRequest, DeleteNodeRequest, Device, GetNodeRequest, ListNodesRequest,
     ListNodesResponse, Listener, Node, ResolveOrphanRequest, UpdateNodeRequest, Volume,
 };
-use penstock_api::well_known::{Empty, FieldMask};
+use penstock_api::well_known::Empty;
 use tonic::{Request, Response, Status};
 
 use super::core::{Attempt, Call, Core};
@@ -77,25 +77,9 @@ impl Nodes {
         let mask = request.update_mask.as_ref();
         self.0
             .mutate(call, &intent, |_| {
-                Box::pin(self.plan_update(call, &name, &new, mask))
+                Box::pin(self.0.plan_update(call, &name, &new, mask))
             })
             .await
-    }
-
-    async fn plan_update(
-        &self,
-        call: &Call,
-        name: &ResourceName,
-        new: &Node,
-        mask: Option<&FieldMask>,
-    ) -> Result<Attempt<Node>> {
-        let (stored, updated) = self.0.updated(name, new, mask).await?;
-        if updated == stored.resource {
-            return Ok(Attempt::Nothing(updated));
-        }
-        let mut change = self.0.repo.change();
-        self.0.put_updated(call, &mut change, &stored, &updated);
-        Ok(Attempt::Write(change, updated))
     }
 
     async fn delete(&self, call: &Call, request: DeleteNodeRequest) -> Result<Empty> {

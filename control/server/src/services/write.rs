@@ -107,6 +107,26 @@ impl Core {
         Ok((stored, updated))
     }
 
+    /// The plain update of a resource: nothing else has to be looked at.
+    ///
+    /// # Errors
+    /// As [`Core::updated`].
+    pub async fn plan_update<R: Policy>(
+        &self,
+        call: &Call,
+        name: &ResourceName,
+        new: &R,
+        mask: Option<&FieldMask>,
+    ) -> Result<Attempt<R>> {
+        let (stored, updated) = self.updated(name, new, mask).await?;
+        if updated == stored.resource {
+            return Ok(Attempt::Nothing(updated));
+        }
+        let mut change = self.repo.change();
+        self.put_updated(call, &mut change, &stored, &updated);
+        Ok(Attempt::Write(change, updated))
+    }
+
     /// Adds a changed resource to a change.
     pub fn put_updated<R: Policy>(
         &self,
