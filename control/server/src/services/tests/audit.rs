@@ -1,19 +1,29 @@
 //! Every change leaves a line, and every refused attempt.
 
+use std::cell::RefCell;
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::Once;
 
 use serde_json::Value;
 
 use super::*;
 use crate::identity::{Caller, Role};
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What this thread, so this test, has logged.
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What happens in this thread, as JSON lines.
+///
+/// One subscriber serves the whole program: with one for each test, a test
+/// beside it that comes to an event first has `tracing` remember that nobody
+/// listens to it.
+struct Lines;
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -23,20 +33,23 @@ impl Write for Lines {
 }
 
 impl Lines {
-    /// Lines of what happens in this thread as long as the guard lives.
-    fn listen() -> (Lines, tracing::subscriber::DefaultGuard) {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .with_writer(move || writer.clone())
-            .finish();
-        (lines, tracing::subscriber::set_default(subscriber))
+    fn listen() -> Lines {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let subscriber = tracing_subscriber::fmt()
+                .json()
+                .with_writer(|| Lines)
+                .finish();
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+            // An event may have been met while the subscriber was set.
+            tracing::callsite::rebuild_interest_cache();
+        });
+        Lines
     }
 
     /// The audit lines since the last call.
     fn take(&self) -> Vec<Value> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        let bytes = LOGGED.take();
         String::from_utf8(bytes)
             .unwrap()
             .lines()
@@ -49,7 +62,7 @@ impl Lines {
 
 #[tokio::test(start_paused = true)]
 async fn changes_and_refusals_are_audited() {
-    let (lines, _guard) = Lines::listen();
+    let lines = Lines::listen();
     let lab = Lab::new();
     let request = CreateVolumeRequest {
         request_id: "r1".to_owned(),
@@ -110,7 +123,7 @@ async fn changes_and_refusals_are_audited() {
 
 #[tokio::test(start_paused = true)]
 async fn who_goes_away_in_the_middle_is_told_of() {
-    let (lines, _guard) = Lines::listen();
+    let lines = Lines::listen();
     let lab = Lab::new();
     let long = std::time::Duration::from_secs(1);
     lab.sim.set_latency(long, long);
