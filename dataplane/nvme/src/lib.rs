@@ -13,6 +13,8 @@
 
 #[macro_use]
 mod wire;
+#[macro_use]
+pub mod register;
 
 pub mod command;
 pub mod event;
@@ -22,7 +24,7 @@ pub mod identify;
 pub mod log;
 pub mod nqn;
 pub mod opcode;
-pub mod register;
+pub mod pcie;
 pub mod sgl;
 pub mod sqe;
 pub mod status;

@@ -174,6 +174,29 @@ impl Sqe {
         self
     }
 
+    /// Sets the data pointer to two PRP entries, which memory-based controllers take
+    /// (Base 2.1, 4.3.1).
+    #[inline]
+    #[must_use]
+    pub fn with_prps(mut self, prp1: u64, prp2: u64) -> Sqe {
+        let [a, b, c, d, e, f, g, h] = prp2.to_le_bytes();
+        self.sgl1 = SglDescriptor {
+            address: Le64::new(prp1),
+            specific: [a, b, c, d, e, f, g],
+            identifier: h,
+        };
+        self.flags &= 0x3f;
+        self
+    }
+
+    /// The two PRP entries; meaningful only where [`Sqe::psdt`] says PRP.
+    #[inline]
+    pub fn prps(&self) -> (u64, u64) {
+        let [a, b, c, d, e, f, g] = self.sgl1.specific;
+        let prp2 = u64::from_le_bytes([a, b, c, d, e, f, g, self.sgl1.identifier]);
+        (self.sgl1.address.get(), prp2)
+    }
+
     /// Sets the data pointer.
     #[must_use]
     pub fn with_sgl(mut self, sgl: SglDescriptor) -> Sqe {

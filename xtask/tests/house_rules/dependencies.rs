@@ -8,14 +8,18 @@ use serde_json::Value;
 use crate::tree;
 
 /// Each crate of the workspace and the others it may use. Development dependencies are free.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("penstock-units", &[]),
+    ("penstock-async-nvme", &["units", "nvme"]),
     ("penstock-nvme", &["units"]),
     ("penstock-buffer", &["units"]),
     ("penstock-block", &["units", "buffer"]),
     ("penstock-reactor", &["units", "buffer"]),
     ("penstock-seam", &["units", "nvme", "buffer"]),
-    ("penstock-backend", &["units", "buffer", "block", "reactor"]),
+    (
+        "penstock-backend",
+        &["units", "nvme", "buffer", "block", "reactor", "async-nvme"],
+    ),
     (
         "penstock-subsystem",
         &["units", "nvme", "buffer", "block", "seam"],
