@@ -41,6 +41,15 @@ pub enum Identity {
     Other,
 }
 
+/// When a key was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Key {
+    /// Revision of the write that made it.
+    pub create_revision: i64,
+    /// Revision of its last write.
+    pub mod_revision: i64,
+}
+
 struct Member {
     name: String,
     client: u16,
@@ -146,6 +155,39 @@ impl Etcd {
         ports
             .map(|port| format!("http://127.0.0.1:{port}"))
             .collect()
+    }
+
+    /// Where clients connect to the first member, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.members.first().map_or(0, |member| member.client)
+    }
+
+    /// A key as it is now; `None` where it does not exist.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn key(&self, key: &str) -> Result<Option<Key>> {
+        self.key_at(key, 0)
+    }
+
+    /// A key as it was at a revision, 0 for now; `None` where it did not exist.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or has forgotten that revision.
+    pub fn key_at(&self, key: &str, revision: i64) -> Result<Option<Key>> {
+        let at = format!("--rev={revision}");
+        let text = self.ctl(&["get", key, &at, "--write-out=json"])?;
+        let json: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|err| LabError::Check(format!("etcdctl printed {text:?}: {err}")))?;
+        let Some(found) = json["kvs"].get(0) else {
+            return Ok(None);
+        };
+        let number = |field: &str| found[field].as_i64().unwrap_or_default();
+        Ok(Some(Key {
+            create_revision: number("create_revision"),
+            mod_revision: number("mod_revision"),
+        }))
     }
 
     /// How many members there are.

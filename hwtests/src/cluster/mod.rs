@@ -9,13 +9,15 @@ mod etcd;
 mod proxy;
 mod service;
 mod storage;
+mod wire;
 
 pub use api::{Answer, Api, Refusal, Watcher};
 pub use control::{Control, Store};
-pub use etcd::{Etcd, Identity, Options};
+pub use etcd::{Etcd, Identity, Key, Options};
 pub use proxy::Proxy;
 pub use service::Service;
 pub use storage::{Device, Storage};
+pub use wire::Exchange;
 
 use crate::error::{LabError, Result};
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
 //! The cases.
 
+use super::late::stale_write;
 use super::stack::{MEMORY, NODE, SUBSYSTEM, Stack, expect_condition};
 use super::{Case, Times};
 use crate::cluster::{Api, Identity, Options, Refusal, until};
@@ -10,7 +11,7 @@ use tonic::Code;
 
 /// How long something stays broken.
 const BROKEN: Duration = Duration::from_secs(3);
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 /// etcd's smallest quota that its own state and ours fit in.
 const SMALL_QUOTA_BYTES: u64 = 16 << 20;
 /// What fills it.
@@ -46,11 +47,19 @@ pub const ALL: &[Case] = &[
     },
     Case {
         name: "stale-leader",
-        about: "the leader is stopped past its lease and resumed; its late writes are refused",
+        about: "the leader is stopped past its lease and resumed; it knows that it leads no more",
         etcd: ONE,
         controls: 2,
         load_seconds: 45,
         steps: stale_leader,
+    },
+    Case {
+        name: "stale-write",
+        about: "a leader's write lingers on its way to etcd until others may lead; it is refused",
+        etcd: ONE,
+        controls: 1,
+        load_seconds: 35,
+        steps: stale_write,
     },
     Case {
         name: "compact",
@@ -205,7 +214,7 @@ fn stale_leader(stack: &mut Stack, times: &mut Times) -> Result<()> {
 }
 
 /// No two volumes share a place: what a second leader would do.
-fn check_places(api: &Api) -> Result<()> {
+pub(super) fn check_places(api: &Api) -> Result<()> {
     let mut places = Vec::new();
     for volume in api.volumes()?.volumes {
         let layout = volume.status.unwrap_or_default().layout.unwrap_or_default();

@@ -17,6 +17,7 @@
 //! ```
 
 mod cases;
+mod late;
 mod load;
 mod stack;
 

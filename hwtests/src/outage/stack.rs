@@ -37,6 +37,8 @@ pub struct Stack {
     pub controls: Vec<Control>,
     /// Between the agent and the first control server.
     pub proxy: Proxy,
+    /// Between the last control server and the store, after [`Stack::add_control`].
+    pub store_proxy: Option<Proxy>,
     /// The node.
     pub node: Storage,
     /// The case's files.
@@ -76,6 +78,7 @@ impl Stack {
             etcd,
             controls,
             proxy,
+            store_proxy: None,
             node,
             dir: dir.to_owned(),
             log: log.clone(),
@@ -90,6 +93,21 @@ impl Stack {
         load::dataset("write", &stack.target(), FILE_NSID)?;
         stack.note("all is set up");
         Ok(stack)
+    }
+
+    /// Adds a control server that reaches the store's only member through `store_proxy`. The agent
+    /// does not know of it.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn add_control(&mut self) -> Result<()> {
+        let proxy = Proxy::recording(self.etcd.port())?;
+        let store = Store::Etcd(vec![format!("http://127.0.0.1:{}", proxy.port())]);
+        let name = format!("control-{}", self.controls.len());
+        let control = Control::start(&self.dir, &name, &store, &self.log)?;
+        self.controls.push(control);
+        self.store_proxy = Some(proxy);
+        Ok(())
     }
 
     /// Makes a volume on a device and serves it as namespace `nsid`.
