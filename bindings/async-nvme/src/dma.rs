@@ -1,5 +1,6 @@
 //! Memory that a device may reach: who makes it so, and where the device sees it.
 
+use std::any::Any;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -63,57 +64,91 @@ pub trait Mapper: Send + Sync {
     fn unmap(&self, device_address: u64, len: usize);
 }
 
-struct Region {
+/// A run of memory as both sides see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Region {
+    /// Where it starts in this process.
+    pub start: usize,
+    /// Length in bytes.
+    pub len: usize,
+    /// Where the device sees its start.
+    pub device_address: u64,
+}
+
+impl Region {
+    /// Where the device sees `len` bytes from `start`; `None` where they are not all inside.
+    #[inline]
+    #[must_use]
+    pub fn device_address_of(&self, start: *const u8, len: usize) -> Option<u64> {
+        let offset = start.addr().wrapping_sub(self.start);
+        let room = self.len.checked_sub(offset)?;
+        (len <= room).then(|| self.device_address + offset as u64)
+    }
+}
+
+#[derive(Default)]
+struct Entry {
     start: AtomicUsize,
     len: AtomicUsize,
     device_address: AtomicU64,
 }
 
+/// What keeps memory mapped in this process while the device may reach it.
+pub type Keeper = Arc<dyn Any + Send + Sync>;
+
 /// All regions a device may reach, from this process's addresses to the device's. Regions are only
-/// ever added; looking one up takes no lock.
+/// ever added, and end together; looking one up takes no lock.
 pub struct Regions {
     /// How many of `table` are valid. Written last.
     count: AtomicUsize,
-    table: Box<[Region]>,
-    adding: Mutex<()>,
+    table: Box<[Entry]>,
+    /// What was mapped, to be unmapped, and its keepers.
+    mapped: Mutex<Vec<(Region, Keeper)>>,
     mapper: Arc<dyn Mapper>,
 }
 
 impl Regions {
     /// No regions yet.
+    #[must_use]
     pub fn new(mapper: Arc<dyn Mapper>) -> Regions {
-        let empty = || Region {
-            start: AtomicUsize::new(0),
-            len: AtomicUsize::new(0),
-            device_address: AtomicU64::new(0),
-        };
         Regions {
             count: AtomicUsize::new(0),
-            table: (0..REGIONS_MAX).map(|_| empty()).collect(),
-            adding: Mutex::new(()),
+            table: (0..REGIONS_MAX).map(|_| Entry::default()).collect(),
+            mapped: Mutex::default(),
             mapper,
         }
     }
 
-    /// Maps memory and remembers it until these regions are dropped. Memory already known is left
-    /// as it is.
+    /// Maps memory and remembers it, and its keeper, until these regions are dropped. Memory already
+    /// known is left as it is.
     ///
     /// # Safety
-    /// As [`Mapper::map`], until these regions are dropped.
+    /// As [`Mapper::map`], as long as `keeper` lives.
     ///
     /// # Errors
     /// As [`Mapper::map`], and [`DmaError::TooManyRegions`].
-    pub unsafe fn add(&self, start: NonNull<u8>, len: usize) -> Result<u64, DmaError> {
-        if let Some(known) = self.device_address(start.as_ptr(), len) {
-            return Ok(known);
+    pub unsafe fn add(
+        &self,
+        start: NonNull<u8>,
+        len: usize,
+        keeper: Keeper,
+    ) -> Result<u64, DmaError> {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = self.find(start.as_ptr(), len) {
+            return Ok(known.device_address_of(start.as_ptr(), len).unwrap_or(0));
         }
-        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.count.load(Ordering::Relaxed) == REGIONS_MAX {
             return Err(DmaError::TooManyRegions);
         }
-        // SAFETY: the caller's promise is the same.
+        // SAFETY: the keeper, held as long as the mapping, is the caller's promise.
         let device_address = unsafe { self.mapper.map(start, len)? };
-        self.remember(start, len, device_address);
+        let region = Region {
+            start: start.addr().get(),
+            len,
+            device_address,
+        };
+        self.publish(region);
+        mapped.push((region, keeper));
         Ok(device_address)
     }
 
@@ -121,41 +156,91 @@ impl Regions {
     ///
     /// # Errors
     /// [`DmaError::TooManyRegions`].
-    pub fn add_own(
-        &self,
-        start: NonNull<u8>,
-        len: usize,
-        device_address: u64,
-    ) -> Result<(), DmaError> {
-        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn add_own(&self, region: Region) -> Result<(), DmaError> {
+        let _mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         if self.count.load(Ordering::Relaxed) == REGIONS_MAX {
             return Err(DmaError::TooManyRegions);
         }
-        self.remember(start, len, device_address);
+        self.publish(region);
         Ok(())
     }
 
-    fn remember(&self, start: NonNull<u8>, len: usize, device_address: u64) {
+    /// One caller at a time: whoever holds `mapped`.
+    fn publish(&self, region: Region) {
         let count = self.count.load(Ordering::Relaxed);
-        let region = &self.table[count];
-        region.start.store(start.addr().get(), Ordering::Relaxed);
-        region.len.store(len, Ordering::Relaxed);
-        region
+        let entry = &self.table[count];
+        entry.start.store(region.start, Ordering::Relaxed);
+        entry.len.store(region.len, Ordering::Relaxed);
+        entry
             .device_address
-            .store(device_address, Ordering::Relaxed);
+            .store(region.device_address, Ordering::Relaxed);
         self.count.store(count + 1, Ordering::Release);
     }
 
-    /// Where the device sees `len` bytes from `start`; `None` where they are not inside one region.
-    #[inline]
+    /// The region that holds all of `len` bytes from `start`.
     #[must_use]
-    pub fn device_address(&self, start: *const u8, len: usize) -> Option<u64> {
-        let at = start.addr();
+    pub fn find(&self, start: *const u8, len: usize) -> Option<Region> {
         let count = self.count.load(Ordering::Acquire);
-        self.table[..count].iter().find_map(|region| {
-            let offset = at.wrapping_sub(region.start.load(Ordering::Relaxed));
-            let room = region.len.load(Ordering::Relaxed).checked_sub(offset)?;
-            (len <= room).then(|| region.device_address.load(Ordering::Relaxed) + offset as u64)
-        })
+        self.table[..count]
+            .iter()
+            .map(|entry| Region {
+                start: entry.start.load(Ordering::Relaxed),
+                len: entry.len.load(Ordering::Relaxed),
+                device_address: entry.device_address.load(Ordering::Relaxed),
+            })
+            .find(|region| region.device_address_of(start, len).is_some())
+    }
+}
+
+impl Drop for Regions {
+    fn drop(&mut self) {
+        let mapped = self
+            .mapped
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (region, keeper) in mapped.drain(..) {
+            self.mapper.unmap(region.device_address, region.len);
+            drop(keeper);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Shifted(Mutex<Vec<u64>>);
+
+    impl Mapper for Shifted {
+        unsafe fn map(&self, start: NonNull<u8>, _len: usize) -> Result<u64, DmaError> {
+            Ok(start.addr().get() as u64 + 0x1000_0000)
+        }
+
+        fn unmap(&self, device_address: u64, _len: usize) {
+            self.0.lock().unwrap().push(device_address);
+        }
+    }
+
+    #[test]
+    fn memory_is_found_where_it_was_mapped_until_the_end() {
+        let mapper = Arc::new(Shifted(Mutex::default()));
+        let regions = Regions::new(Arc::clone(&mapper) as Arc<dyn Mapper>);
+        let memory: Arc<Vec<u8>> = Arc::new(vec![0; 8192]);
+        let start = NonNull::new(memory.as_ptr().cast_mut()).unwrap();
+        let keeper: Keeper = Arc::clone(&memory) as Keeper;
+        // SAFETY: nothing reaches the memory; the keeper holds it anyway.
+        let at = unsafe { regions.add(start, 8192, Arc::clone(&keeper)).unwrap() };
+        // SAFETY: as above.
+        let again = unsafe { regions.add(start, 4096, keeper).unwrap() };
+        assert_eq!(at, again);
+        let inside = memory[100..].as_ptr();
+        let region = regions.find(inside, 8092).unwrap();
+        assert_eq!(region.device_address_of(inside, 8092), Some(at + 100));
+        assert_eq!(regions.find(inside, 8093), None);
+        assert_eq!(regions.find(std::ptr::null(), 1), None);
+        assert_eq!(Arc::strong_count(&memory), 2);
+        drop(regions);
+        assert_eq!(*mapper.0.lock().unwrap(), [at]);
+        assert_eq!(Arc::strong_count(&memory), 1);
     }
 }

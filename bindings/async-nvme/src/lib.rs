@@ -1,7 +1,25 @@
 //! NVMe controllers driven from user space: registers, queues and memory of a drive in this
 //! process, with no kernel on the way of a command.
 mod bar;
+mod cmb;
+mod controller;
 mod dma;
+mod io;
+mod memory;
+mod queue;
 
 pub use bar::Bar;
-pub use dma::{DmaError, Mapper, Regions};
+pub use cmb::{
+    CmbAbilities, CmbError, CmbLayout, ControllerMapping, ControllerMemory, ControllerMemoryPool,
+};
+pub use controller::{
+    Controller, ControllerConfig, ControllerError, Format, Identity, Namespace, Notice, Pace,
+    Sleeping,
+};
+pub use dma::{DmaError, Keeper, Mapper, Region, Regions};
+pub use io::{Buffers, Done, Io, IoError, Verb};
+pub use memory::DeviceMemory;
+pub use queue::{
+    Limits, Link, Queue, QueueParts, QueueStats, Stage, completion_bytes, memory_bytes,
+    submission_bytes,
+};

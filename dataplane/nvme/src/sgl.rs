@@ -24,6 +24,11 @@ layout!(SglDescriptor, 16, address @ 0, specific @ 8, identifier @ 15);
 pub const SGL_DATA_BLOCK: u8 = 0x00;
 /// Identifier byte: data block, offset sub type (01h): in-capsule data.
 pub const SGL_IN_CAPSULE: u8 = 0x01;
+/// Identifier byte: segment (20h): the address and length of further descriptors, the last of which
+/// leads on.
+pub const SGL_SEGMENT: u8 = 0x20;
+/// Identifier byte: last segment (30h): the address and length of the last descriptors.
+pub const SGL_LAST_SEGMENT: u8 = 0x30;
 /// Identifier byte: keyed data block, address sub type (40h): RDMA.
 pub const SGL_KEYED: u8 = 0x40;
 /// Identifier byte: keyed data block, invalidate key sub type (4Fh): RDMA.

@@ -238,6 +238,18 @@ impl Cqe {
         }
     }
 
+    /// Identifier of the command it answers.
+    #[inline]
+    pub fn command_id(&self) -> CommandId {
+        CommandId(self.cid.get())
+    }
+
+    /// From its 16 bytes as they lie in a queue, read as two words.
+    #[inline]
+    pub fn from_words(words: [u64; 2]) -> Cqe {
+        zerocopy::transmute!(words)
+    }
+
     /// The status, phase bit left out.
     #[inline]
     pub fn status(&self) -> Status {

@@ -1,0 +1,138 @@
+//! What is asked of a drive, and how it ends.
+
+use penstock_nvme::command::{BlockRange, DSM_DEALLOCATE, DatasetManagement, flush};
+use penstock_nvme::{IoOpcode, Sqe, Status};
+use penstock_units::{Lba, Nsid};
+
+/// Memory of a request.
+///
+/// # Safety
+/// The memory of every segment stays valid for the device to read and write until the value is
+/// dropped, and the segments stay the same.
+pub unsafe trait Buffers {
+    /// Start and length in bytes of the segment with this index, counted from 0; `None` behind the
+    /// last.
+    fn segment(&self, index: usize) -> Option<(*mut u8, usize)>;
+}
+
+// SAFETY: there is no memory.
+unsafe impl Buffers for () {
+    fn segment(&self, _index: usize) -> Option<(*mut u8, usize)> {
+        None
+    }
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Read the blocks into memory (NVM 1.1, 3.3.4).
+    Read,
+    /// Write the blocks from memory (NVM 1.1, 3.3.6).
+    Write {
+        /// Durable when completed.
+        fua: bool,
+    },
+    /// Compare the blocks with memory (NVM 1.1, 3.3.1).
+    Compare,
+    /// Write zeroes (NVM 1.1, 3.3.8).
+    WriteZeroes {
+        /// Durable when completed.
+        fua: bool,
+        /// The drive may deallocate instead.
+        deallocate: bool,
+    },
+    /// The blocks are needed no more (NVM 1.1, 3.3.3).
+    Deallocate,
+    /// Make completed writes durable (Base 2.1, 7.2). Blocks are ignored.
+    Flush,
+}
+
+impl Verb {
+    /// Whether memory goes with it.
+    #[must_use]
+    pub fn moves_data(self) -> bool {
+        matches!(self, Verb::Read | Verb::Write { .. } | Verb::Compare)
+    }
+}
+
+/// A range of blocks of a namespace and what to do with it. The driver cuts it into as many commands
+/// as the drive's limits ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Io {
+    /// What to do.
+    pub verb: Verb,
+    /// Namespace.
+    pub nsid: Nsid,
+    /// First block.
+    pub slba: Lba,
+    /// Blocks, counted from one.
+    pub blocks: u64,
+    /// log2 of the block size in bytes.
+    pub block_shift: u8,
+    /// Blocks that no command should cross a multiple of (NOIOB, NVM 1.1, 4.1.5.1); 0 for none.
+    pub boundary_blocks: u32,
+}
+
+impl Io {
+    /// The command for one piece of the range; `None` where the counts do not fit, which is a
+    /// mistake of the caller. The data pointer is still to be set.
+    #[inline]
+    pub(crate) fn command(&self, slba: Lba, blocks: u32) -> Option<Sqe> {
+        let mut range = BlockRange::new(slba, blocks);
+        let opcode = match self.verb {
+            Verb::Read => IoOpcode::Read,
+            Verb::Write { fua } => {
+                range.fua = fua;
+                IoOpcode::Write
+            }
+            Verb::Compare => IoOpcode::Compare,
+            Verb::WriteZeroes { fua, deallocate } => {
+                range.fua = fua;
+                range.deallocate = deallocate;
+                IoOpcode::WriteZeroes
+            }
+            Verb::Deallocate => {
+                return DatasetManagement {
+                    ranges: 1,
+                    attributes: DSM_DEALLOCATE,
+                }
+                .encode(self.nsid);
+            }
+            Verb::Flush => return Some(flush(self.nsid).with_prps(0, 0)),
+        };
+        range.encode(opcode, self.nsid)
+    }
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IoError {
+    /// The drive says so.
+    #[error("the drive answered: {0}")]
+    Status(Status),
+    /// The drive was taken away or given up.
+    #[error("the drive is gone")]
+    Gone,
+    /// The controller was reset while it worked on the command, which cannot be sent again without
+    /// knowing whether it was carried out.
+    #[error("the controller was reset before it answered; the command may have been carried out")]
+    Reset,
+    /// Memory that the device cannot address: not of a known region.
+    #[error("payload memory that the device does not reach")]
+    Unmapped,
+    /// Memory laid out in a way that no command can describe.
+    #[error("payload memory with an alignment the drive cannot use")]
+    Unaligned,
+    /// The request and its memory do not fit each other; a mistake of the caller.
+    #[error("a request whose memory and range differ, or an empty one")]
+    Invalid,
+}
+
+/// How a request ended; the memory comes back either way.
+#[derive(Debug)]
+pub struct Done<R> {
+    /// Dwords 0 and 1 of the last completion, or what went wrong first.
+    pub result: Result<u64, IoError>,
+    /// What was submitted with it.
+    pub request: R,
+}

@@ -1,0 +1,651 @@
+//! One queue pair: requests in, commands to the controller, completions back.
+//!
+//! A request is cut into as many commands as the drive's limits ask for and ends when all of them
+//! have. Nothing here waits: [`Queue::submit`] takes a request, [`Queue::next_done`] gives one that
+//! ended, [`Queue::round_end`] rings the doorbells once for all there is, and [`Queue::tick`] looks
+//! for commands that take too long. A queue pair belongs to one thread and takes no lock; once its
+//! tables have grown to the most requests ever in flight it allocates nothing.
+//!
+//! A request that cannot be sent (the queue is full, or the controller is being reset) waits in
+//! line. After a reset every request that had not ended is sent again from its beginning: all the
+//! verbs of [`Verb`] may be repeated, and the host has not been told yet that they ended, so it
+//! orders nothing after them. What may not be repeated goes through the admin queue and is answered
+//! with [`IoError::Reset`].
+
+mod commands;
+mod data;
+mod link;
+pub(crate) mod rings;
+
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use penstock_nvme::{Cqe, Sqe};
+use penstock_units::{Lba, QueueId};
+
+use crate::bar::Bar;
+use crate::cmb::ControllerMemory;
+use crate::dma::{DmaError, Region, Regions};
+use crate::io::{Buffers, Done, Io, IoError, Verb};
+use crate::memory::DeviceMemory;
+use commands::{Commands, Overdue};
+pub(crate) use data::LIST_BYTES;
+use data::{Cursor, List, Lookup};
+use link::Wish;
+pub use link::{Link, Stage};
+use rings::{Completions, Doorbell, Submission};
+
+/// How often [`Queue::tick`] looks at all commands, nanoseconds.
+const LOOK_EVERY_NS: u64 = 10_000_000;
+/// Blocks of one Write Zeroes command or one range of Dataset Management.
+const WRITE_ZEROES_BLOCKS_MAX: u64 = 1 << 16;
+const DEALLOCATE_BLOCKS_MAX: u64 = u32::MAX as u64;
+
+/// What one command may do at most, and how its data is described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// log2 of the controller's memory page size (CC.MPS).
+    pub page_shift: u8,
+    /// Most bytes of one command (MDTS and what a list holds).
+    pub transfer_bytes_max: u32,
+    /// Most blocks of a Write Zeroes command; 0 where only their encoding limits them.
+    pub write_zeroes_blocks_max: u32,
+    /// Whether the controller takes SGLs with dword granularity (SGLS, Base 2.1, 5.1.13.2.1).
+    pub sgl: bool,
+    /// How long a command may take, nanoseconds.
+    pub timeout_ns: u64,
+}
+
+/// Where a queue pair is and how it reaches the controller: all that is needed to open it on the
+/// thread that will use it.
+pub struct QueueParts {
+    /// Queue identifier, of both queues of the pair.
+    pub id: QueueId,
+    /// Entries of both queues.
+    pub entries: u16,
+    /// Registers.
+    pub bar: Bar,
+    /// Offsets of the submission and completion doorbells.
+    pub doorbells: (u32, u32),
+    /// Where the submission queue lies if not in `memory`: on the controller.
+    pub submission: Option<ControllerMemory>,
+    /// [`memory_bytes`] of memory: completion queue, submission queue, a list for every command.
+    pub memory: DeviceMemory,
+    /// What the device reaches.
+    pub regions: Arc<Regions>,
+    /// Limits of the drive.
+    pub limits: Limits,
+    /// How the keeper of the controller and the queue pair talk.
+    pub link: Arc<Link>,
+    /// Shadow doorbells, where the controller was told of them.
+    pub(crate) shadow: Option<Shadow>,
+}
+
+/// Shadow doorbells of a queue pair: a page of them, and a page of event indexes behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct Shadow {
+    pub(crate) page: NonNull<u8>,
+    pub(crate) tail_offset: usize,
+    pub(crate) head_offset: usize,
+}
+
+// SAFETY: names two words of memory that are only reached atomically.
+unsafe impl Send for Shadow {}
+
+impl Shadow {
+    /// Shadow and event index at `offset`.
+    fn pair(self, offset: usize) -> (NonNull<u32>, NonNull<u32>) {
+        // SAFETY: whoever made the value saw to it that the offsets lie in their page.
+        unsafe {
+            (
+                self.page.add(offset).cast(),
+                self.page.add(offset + 4096).cast(),
+            )
+        }
+    }
+}
+
+struct Request<R> {
+    io: Io,
+    inner: R,
+    /// Blocks that have been put into commands.
+    sent_blocks: u64,
+    /// How far the memory has been described.
+    cursor: Cursor,
+    /// Commands that are not answered yet.
+    outstanding: u32,
+    /// In the line of those that have more to send.
+    in_line: bool,
+    /// Last dwords, or what went wrong first.
+    result: Result<u64, IoError>,
+}
+
+impl<R> Request<R> {
+    fn is_sent(&self) -> bool {
+        self.result.is_err() || self.sent_blocks >= self.io.blocks.max(1)
+    }
+}
+
+/// What a queue pair has done, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Commands sent.
+    pub commands: u64,
+    /// Completions that named no outstanding command.
+    pub stray_completions: u64,
+    /// Commands that took too long.
+    pub late_commands: u64,
+    /// Requests sent again after a reset.
+    pub resent_requests: u64,
+}
+
+/// A queue pair in use. `R` is what comes with a request and goes back with its end.
+pub struct Queue<R> {
+    submission: Submission,
+    completions: Completions,
+    commands: Commands,
+    requests: Vec<Option<Request<R>>>,
+    free_requests: Vec<u32>,
+    /// Requests with more to send, in order.
+    line: VecDeque<u32>,
+    /// Requests that ended without an answer of the controller.
+    ended: VecDeque<u32>,
+    lookup: Lookup,
+    limits: Limits,
+    stage: Stage,
+    wish: Wish,
+    link: Arc<Link>,
+    memory: DeviceMemory,
+    _submission_memory: Option<ControllerMemory>,
+    lists_offset: usize,
+    now_ns: u64,
+    looked_ns: u64,
+    stats: QueueStats,
+    id: QueueId,
+}
+
+/// Bytes of a submission queue of `entries` entries, whole pages.
+#[must_use]
+pub fn submission_bytes(entries: u16) -> usize {
+    (usize::from(entries) * 64).next_multiple_of(LIST_BYTES)
+}
+
+/// Bytes of a completion queue of `entries` entries, whole pages.
+#[must_use]
+pub fn completion_bytes(entries: u16) -> usize {
+    (usize::from(entries) * 16).next_multiple_of(LIST_BYTES)
+}
+
+/// Bytes of memory of a queue pair of `entries` entries: completion queue, submission queue and
+/// lists, in this order.
+#[must_use]
+pub fn memory_bytes(entries: u16) -> usize {
+    completion_bytes(entries) + submission_bytes(entries) + usize::from(entries) * LIST_BYTES
+}
+
+impl QueueParts {
+    /// Where the controller sees the submission queue.
+    #[must_use]
+    pub fn submission_address(&self) -> u64 {
+        match &self.submission {
+            Some(memory) => memory.device_address(),
+            None => self.memory.device_address() + completion_bytes(self.entries) as u64,
+        }
+    }
+
+    fn submission_base(&self) -> NonNull<u8> {
+        match &self.submission {
+            Some(memory) => memory.base(),
+            // SAFETY: `open` checks that the memory is long enough for all three parts.
+            None => unsafe { self.memory.base().add(completion_bytes(self.entries)) },
+        }
+    }
+}
+
+impl<R: Buffers> Queue<R> {
+    /// Opens a queue pair on this thread.
+    ///
+    /// # Errors
+    /// [`DmaError::Memory`] where the parts do not fit each other.
+    pub fn open(parts: QueueParts) -> Result<Queue<R>, DmaError> {
+        let misfit = || DmaError::Memory {
+            len_bytes: parts.memory.len(),
+            source: std::io::Error::other("the parts of the queue pair do not fit"),
+        };
+        let room = parts.submission.as_ref().map(ControllerMemory::len);
+        let fits = parts.memory.len() >= memory_bytes(parts.entries)
+            && room.is_none_or(|room| room >= submission_bytes(parts.entries))
+            && parts.entries >= 2;
+        let tail = parts.bar.word(parts.doorbells.0).ok_or_else(misfit)?;
+        let head = parts.bar.word(parts.doorbells.1).ok_or_else(misfit)?;
+        if !fits {
+            return Err(misfit());
+        }
+        let entries = u32::from(parts.entries);
+        parts.link.open();
+        let mut tail = Doorbell::new(parts.bar.clone(), tail);
+        let mut head = Doorbell::new(parts.bar.clone(), head);
+        if let Some(shadow) = parts.shadow {
+            // SAFETY: the pages are held by `regions`, as we do.
+            unsafe {
+                tail.set_shadow(shadow.pair(shadow.tail_offset));
+                head.set_shadow(shadow.pair(shadow.head_offset));
+            }
+        }
+        // SAFETY: the memory is as long as checked, page aligned and held by `memory` and `regions`.
+        let (submission, completions) = unsafe {
+            (
+                Submission::new(parts.submission_base(), entries, tail),
+                Completions::new(parts.memory.base(), entries, head),
+            )
+        };
+        Ok(Queue {
+            submission,
+            completions,
+            // One entry stays empty, so that a full queue is told from an empty one.
+            commands: Commands::new(parts.entries - 1),
+            requests: Vec::new(),
+            free_requests: Vec::new(),
+            line: VecDeque::new(),
+            ended: VecDeque::new(),
+            lookup: Lookup {
+                regions: parts.regions,
+                last: Region::default(),
+            },
+            limits: parts.limits,
+            stage: Wish::START.stage(),
+            wish: Wish::START,
+            link: parts.link,
+            lists_offset: completion_bytes(parts.entries) + submission_bytes(parts.entries),
+            memory: parts.memory,
+            _submission_memory: parts.submission,
+            now_ns: 0,
+            looked_ns: 0,
+            stats: QueueStats::default(),
+            id: parts.id,
+        })
+    }
+
+    /// Queue identifier.
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> QueueStats {
+        self.stats
+    }
+
+    /// Requests that have not ended, and those that have and were not fetched.
+    pub fn in_flight(&self) -> usize {
+        self.requests.len() - self.free_requests.len()
+    }
+
+    /// Takes a request. It is sent as far as there is room, the rest later; the controller hears of
+    /// it at [`Queue::round_end`]. Its end comes out of [`Queue::next_done`].
+    #[inline]
+    pub fn submit(&mut self, io: Io, inner: R) {
+        let request = Request {
+            io,
+            inner,
+            sent_blocks: 0,
+            cursor: Cursor::default(),
+            outstanding: 0,
+            in_line: false,
+            result: Ok(0),
+        };
+        let index = self.keep(request);
+        if self.stage == Stage::Gone {
+            self.end(index, Err(IoError::Gone));
+        } else if io.blocks == 0 && io.verb != Verb::Flush {
+            self.end(index, Err(IoError::Invalid));
+        } else if self.line.is_empty() {
+            self.send(index);
+        } else {
+            self.stand_in_line(index);
+        }
+    }
+
+    fn keep(&mut self, request: Request<R>) -> u32 {
+        if let Some(index) = self.free_requests.pop() {
+            self.requests[index as usize] = Some(request);
+            return index;
+        }
+        self.requests.push(Some(request));
+        // Room for every number at once, so that giving one back never allocates.
+        self.free_requests.reserve(self.requests.len());
+        // More requests than 2^32 do not fit any memory.
+        u32::try_from(self.requests.len() - 1).unwrap_or_else(|_| std::process::abort())
+    }
+
+    fn request(&mut self, index: u32) -> Option<&mut Request<R>> {
+        self.requests.get_mut(index as usize)?.as_mut()
+    }
+
+    fn stand_in_line(&mut self, index: u32) {
+        if let Some(request) = self.request(index)
+            && !std::mem::replace(&mut request.in_line, true)
+        {
+            self.line.push_back(index);
+        }
+    }
+
+    /// Notes an end that the controller does not tell, unless commands are still out.
+    fn end(&mut self, index: u32, result: Result<u64, IoError>) {
+        let Some(request) = self.request(index) else {
+            return;
+        };
+        if request.result.is_ok() {
+            request.result = result;
+        }
+        if request.outstanding == 0 {
+            self.ended.push_back(index);
+        }
+    }
+
+    /// Sends as much of a request as there is room for; what is left stands in line.
+    fn send(&mut self, index: u32) {
+        loop {
+            let Some(request) = self.request(index) else {
+                return;
+            };
+            if request.is_sent() {
+                return;
+            }
+            if self.stage != Stage::Run || !self.commands.has_room() {
+                self.stand_in_line(index);
+                return;
+            }
+            if let Err(error) = self.send_piece(index) {
+                self.end(index, Err(error));
+                return;
+            }
+        }
+    }
+
+    /// Sends one command of a request; there is room for it.
+    #[inline]
+    fn send_piece(&mut self, index: u32) -> Result<(), IoError> {
+        let Some(Some(request)) = self.requests.get_mut(index as usize) else {
+            return Err(IoError::Invalid);
+        };
+        let slba = Lba(request.io.slba.0.saturating_add(request.sent_blocks));
+        let blocks = piece(request, slba, &self.limits)?;
+        let count = u32::try_from(blocks).map_err(|_| IoError::Invalid)?;
+        let sqe = request.io.command(slba, count).ok_or(IoError::Invalid)?;
+        let deadline_ns = self.now_ns.saturating_add(self.limits.timeout_ns);
+        let Some(cid) = self.commands.take(index, deadline_ns) else {
+            return Err(IoError::Invalid);
+        };
+        let offset = self.lists_offset + usize::from(cid) * LIST_BYTES;
+        let list = List {
+            // SAFETY: a list for every command identifier lies behind the completion queue.
+            at: unsafe { self.memory.base().add(offset) }.cast(),
+            device_address: self.memory.device_address() + offset as u64,
+        };
+        match data_pointer(
+            request,
+            sqe,
+            slba,
+            blocks,
+            list,
+            &mut self.lookup,
+            &self.limits,
+        ) {
+            Ok(sqe) => {
+                request.sent_blocks += blocks.max(1);
+                request.outstanding += 1;
+                self.submission.push(&sqe.with_cid(cid));
+                self.stats.commands += 1;
+                Ok(())
+            }
+            Err(error) => {
+                self.commands.give_back(cid);
+                Err(error)
+            }
+        }
+    }
+
+    /// The next request that ended, from what the controller has posted so far.
+    #[inline]
+    pub fn next_done(&mut self) -> Option<Done<R>> {
+        if let Some(index) = self.ended.pop_front() {
+            return self.take_out(index);
+        }
+        if self.stage != Stage::Run {
+            return None;
+        }
+        while let Some(cqe) = self.completions.pop() {
+            if let Some(done) = self.completed(&cqe) {
+                return Some(done);
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn completed(&mut self, cqe: &Cqe) -> Option<Done<R>> {
+        let Some(index) = self.commands.give_back(cqe.command_id().0) else {
+            self.stats.stray_completions += 1;
+            // What the controller says can no longer be trusted.
+            self.link.ask_reset();
+            return None;
+        };
+        let request = self.request(index)?;
+        request.outstanding -= 1;
+        let status = cqe.status();
+        if request.result.is_ok() {
+            request.result = if status.is_success() {
+                Ok(cqe.result.get())
+            } else {
+                Err(IoError::Status(status))
+            };
+        }
+        if request.outstanding == 0 && request.is_sent() {
+            return self.take_out(index);
+        }
+        None
+    }
+
+    #[inline]
+    fn take_out(&mut self, index: u32) -> Option<Done<R>> {
+        let request = self.requests.get_mut(index as usize)?.take()?;
+        self.free_requests.push(index);
+        if request.in_line {
+            self.line.retain(|other| *other != index);
+        }
+        Some(Done {
+            result: request.result,
+            request: request.inner,
+        })
+    }
+
+    /// The end of a round: what stands in line is sent as far as there is room, and the doorbells
+    /// are rung once for everything since the last time.
+    #[inline]
+    pub fn round_end(&mut self) {
+        if self.stage != Stage::Run {
+            return;
+        }
+        while self.commands.has_room()
+            && let Some(index) = self.line.pop_front()
+        {
+            if let Some(request) = self.request(index) {
+                request.in_line = false;
+            }
+            self.send(index);
+        }
+        self.submission.ring();
+        self.completions.ring();
+    }
+
+    /// Looks at the clock and at what the controller's keeper wants; to be called every round.
+    #[inline]
+    pub fn tick(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        let wanted = self.link.wanted();
+        if wanted != self.wish {
+            self.go(wanted);
+        }
+        if now_ns.saturating_sub(self.looked_ns) >= LOOK_EVERY_NS {
+            self.looked_ns = now_ns;
+            self.look_for_late_commands();
+        }
+    }
+
+    fn look_for_late_commands(&mut self) {
+        if self.stage != Stage::Run {
+            return;
+        }
+        match self.commands.overdue(self.now_ns, self.limits.timeout_ns) {
+            Some(Overdue::Late(cid)) => {
+                self.stats.late_commands += 1;
+                self.link.tell_late(cid);
+            }
+            Some(Overdue::Stuck) => self.link.ask_reset(),
+            None => {}
+        }
+    }
+
+    /// Does what the keeper wants. The controller is not enabled while the stage changes to or from
+    /// `Hold`, so it reaches neither the rings nor any memory.
+    fn go(&mut self, wish: Wish) {
+        match wish.stage() {
+            Stage::Hold => {}
+            Stage::Run if self.stage == Stage::Run => {}
+            Stage::Run => self.restart(),
+            Stage::Gone => self.give_up(),
+        }
+        self.stage = wish.stage();
+        self.wish = wish;
+        self.link.reach(wish);
+    }
+
+    /// After a reset: empty rings, and everything that had not ended from its beginning.
+    fn restart(&mut self) {
+        self.submission.restart();
+        self.completions.restart();
+        while let Some(index) = self.commands.give_back_any() {
+            let Some(request) = self.request(index) else {
+                continue;
+            };
+            request.outstanding -= 1;
+            if request.outstanding > 0 {
+                continue;
+            }
+            if request.result.is_err() {
+                self.ended.push_back(index);
+                continue;
+            }
+            request.sent_blocks = 0;
+            request.cursor = Cursor::default();
+            self.stats.resent_requests += 1;
+            self.stand_in_line(index);
+        }
+    }
+
+    /// The controller is gone: everything fails.
+    fn give_up(&mut self) {
+        while let Some(index) = self.commands.give_back_any() {
+            if let Some(request) = self.request(index) {
+                request.outstanding -= 1;
+                if request.outstanding == 0 {
+                    self.end(index, Err(IoError::Gone));
+                }
+            }
+        }
+        while let Some(index) = self.line.pop_front() {
+            if let Some(request) = self.request(index) {
+                request.in_line = false;
+                // One with commands out was in the loop above.
+                if request.result.is_ok() {
+                    self.end(index, Err(IoError::Gone));
+                }
+            }
+        }
+    }
+
+    /// Commands that the controller works on.
+    pub fn outstanding(&self) -> usize {
+        self.commands.in_use()
+    }
+}
+
+impl<R> Drop for Queue<R> {
+    fn drop(&mut self) {
+        if self.stage != Stage::Gone && self.commands.in_use() > 0 {
+            // The controller may still write to the memory of these: it is never given back.
+            tracing::error!(
+                queue = self.id.0,
+                commands = self.commands.in_use(),
+                "a queue pair is dropped with commands in flight; their memory is lost"
+            );
+            for request in self.requests.drain(..) {
+                std::mem::forget(request);
+            }
+        }
+        self.link.close();
+    }
+}
+
+/// Blocks of the next command of a request.
+#[inline]
+fn piece<R: Buffers>(request: &Request<R>, slba: Lba, limits: &Limits) -> Result<u64, IoError> {
+    let io = &request.io;
+    let left = io.blocks.saturating_sub(request.sent_blocks);
+    let most = match io.verb {
+        Verb::Flush => return Ok(1),
+        Verb::Deallocate => return Ok(left.min(DEALLOCATE_BLOCKS_MAX)),
+        Verb::WriteZeroes { .. } => match limits.write_zeroes_blocks_max {
+            0 => WRITE_ZEROES_BLOCKS_MAX,
+            most => u64::from(most).min(WRITE_ZEROES_BLOCKS_MAX),
+        },
+        _ => u64::from(limits.transfer_bytes_max) >> io.block_shift,
+    };
+    let mut blocks = left.min(most.max(1));
+    if io.boundary_blocks > 0 && io.verb.moves_data() {
+        let boundary = u64::from(io.boundary_blocks);
+        blocks = blocks.min(boundary - slba.0 % boundary);
+    }
+    if !io.verb.moves_data() {
+        return Ok(blocks);
+    }
+    let want = usize::try_from(blocks << io.block_shift).map_err(|_| IoError::Invalid)?;
+    let bytes = data::describable(&request.inner, request.cursor, want, io.block_shift, limits)?;
+    Ok(bytes as u64 >> io.block_shift)
+}
+
+/// Describes the memory of one command.
+#[inline]
+fn data_pointer<R: Buffers>(
+    request: &mut Request<R>,
+    sqe: Sqe,
+    slba: Lba,
+    blocks: u64,
+    list: List,
+    lookup: &mut Lookup,
+    limits: &Limits,
+) -> Result<Sqe, IoError> {
+    let io = &request.io;
+    match io.verb {
+        Verb::Deallocate => {
+            let count = u32::try_from(blocks).map_err(|_| IoError::Invalid)?;
+            let (prp1, prp2) = list.put_range(slba.0, count);
+            Ok(sqe.with_prps(prp1, prp2))
+        }
+        verb if verb.moves_data() => {
+            let bytes = usize::try_from(blocks << io.block_shift).map_err(|_| IoError::Invalid)?;
+            data::point(
+                sqe,
+                &request.inner,
+                &mut request.cursor,
+                bytes,
+                list,
+                lookup,
+                limits,
+            )
+        }
+        _ => Ok(sqe.with_prps(0, 0)),
+    }
+}
