@@ -6,7 +6,9 @@ mod controller;
 mod dma;
 mod io;
 mod memory;
+pub mod pci;
 mod queue;
+pub mod vfio;
 
 pub use bar::Bar;
 pub use cmb::{
