@@ -8,7 +8,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 use fake::{Fake, penstock, refusal, told};
-use penstock_api::v1::{Host, HostSpec, Node, NodeStatus, Orphan, WatchEvent, WatchEventType};
+use penstock_api::v1::{
+    Host, HostSpec, Layout, Node, NodeStatus, Orphan, Volume, VolumeSpec, VolumeStatus, WatchEvent,
+    WatchEventType,
+};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -130,6 +133,53 @@ fn failures_have_their_codes_and_remedies() {
         err.contains("http://127.0.0.1:1") && err.contains("penstock up"),
         "{err}"
     );
+}
+
+#[test]
+fn a_deletion_by_force_says_what_is_lost() {
+    let fake = Fake::default();
+    for (id, node) in [("v1", "n1"), ("v2", "n2"), ("v3", "n1")] {
+        let name = format!("volumes/{id}");
+        let layout = Layout {
+            node: format!("nodes/{node}"),
+            ..Layout::default()
+        };
+        let volume = Volume {
+            name: name.clone(),
+            spec: Some(VolumeSpec {
+                size_bytes: 3 << 30,
+                ..VolumeSpec::default()
+            }),
+            status: Some(VolumeStatus {
+                layout: Some(layout),
+                namespace: format!("subsystems/s1/namespaces/{id}"),
+                ..VolumeStatus::default()
+            }),
+            ..Volume::default()
+        };
+        fake.state().volumes.insert(name, volume);
+    }
+    let lost = "with nodes/n1:\n\
+         \x20 volumes/v1 (3 GiB of data), and subsystems/s1/namespaces/v1\n\
+         \x20 volumes/v3 (3 GiB of data), and subsystems/s1/namespaces/v3\n\
+         \x20 nodes/n1/listeners/l1\n\
+         should the node come back";
+    let (code, out, err) = run(&fake, "node delete n1 --force --dry-run");
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out, "nodes/n1 could be deleted; nothing is changed\n");
+    assert!(err.starts_with("warning: this would be lost"), "{err}");
+    assert!(err.contains(lost), "{err}");
+    let (_, out, err) = run(&fake, "node delete n1 --force");
+    assert_eq!(out, "nodes/n1 deleted\n");
+    assert!(err.starts_with("warning: this is lost"), "{err}");
+    let (_, _, err) = run(&fake, "node delete n1");
+    assert_eq!(err, "");
+    let asked: Vec<_> = fake.state().changes.clone();
+    let asked: Vec<_> = asked.iter().map(|c| (c.1.as_str(), c.3)).collect();
+    let (with, without) = ("nodes/n1 force true", "nodes/n1 force false");
+    assert_eq!(asked, [(with, true), (with, false), (without, false)]);
+    let (code, _, err) = run(&fake, "host delete h1 --force");
+    assert_eq!(code, 2, "{err}");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //!                       /guard/{what}          see below
 //!                       /op/{uuid}             operations; ended ones go with a lease
 //!                       /request/{id}          what a request id was used for; go with a lease
+//!                       /left/{node}/{uid}     see below
 //!                       /session/{node}        which server holds the node's stream; leased
 //!                       /elect/{role}          who leads; leased
 //!                       /meta/schema           version of all this
@@ -19,6 +20,9 @@
 //! thing refer to another puts the other's guard (`guard/use/{kind}/{ids}`), and whoever deletes the
 //! other compares the guard's revision with what it was before it looked for users. Puts of a guard
 //! do not conflict with each other.
+//!
+//! **Left.** A namespace or listener that was deleted by force, while its node was away, leaves behind
+//! what the node is to be told when it comes back: a `Desired` of one object, deleted.
 
 use penstock_api::names::Kind;
 use penstock_api::resource::Resource;
@@ -153,6 +157,16 @@ impl Keys {
         format!("{}session/{node}", self.prefix)
     }
 
+    /// What a node (its id) is still to be told of an object that was deleted without its word.
+    pub fn left(&self, node: &str, uid: &str) -> String {
+        format!("{}{uid}", self.all_left(node))
+    }
+
+    /// What all that a node (its id) is still to be told starts with.
+    pub fn all_left(&self, node: &str) -> String {
+        format!("{}left/{node}/", self.prefix)
+    }
+
     /// Who has a role.
     pub fn elect(&self, role: &str) -> String {
         format!("{}elect/{role}", self.prefix)
@@ -179,6 +193,10 @@ impl Keys {
             }
             "op" => Key::Operation(rest),
             "session" => Key::Session(rest),
+            "left" => {
+                let (node, uid) = rest.split_once('/')?;
+                Key::Left(node, uid)
+            }
             "elect" => Key::Elect(rest),
             "claim" => Key::Claim(rest),
             _ => Key::Other,
@@ -197,6 +215,8 @@ pub enum Key<'k> {
     Operation(&'k str),
     /// A node's id.
     Session(&'k str),
+    /// What a node is still to be told: its id, and the identity of the object.
+    Left(&'k str, &'k str),
     /// A role.
     Elect(&'k str),
     /// `nqn/..`, `hostnqn/..`, `nsid/../..` or `volume/..`.

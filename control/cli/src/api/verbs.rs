@@ -56,6 +56,8 @@ pub struct Guard {
     pub validate_only: bool,
     /// Deleting what does not exist succeeds.
     pub allow_missing: bool,
+    /// Deleting does not wait for a node that never comes back.
+    pub force: bool,
 }
 
 impl Guard {
@@ -235,27 +237,21 @@ impl Api {
     /// Deletes a resource by its full name.
     pub async fn delete(&self, kind: Kind, name: &str, guard: Guard) -> Outcome<Changed> {
         macro_rules! delete {
-            ($client:ident, $method:ident, $request:ident) => {{
-                let Guard {
-                    etag,
-                    request_id,
-                    validate_only,
-                    allow_missing,
-                } = guard;
-                let name = name.to_owned();
+            ($client:ident, $method:ident, $request:ident $($force:ident)?) => {{
                 let request = $request {
-                    name,
-                    etag,
-                    allow_missing,
-                    request_id,
-                    validate_only,
+                    name: name.to_owned(),
+                    etag: guard.etag,
+                    allow_missing: guard.allow_missing,
+                    request_id: guard.request_id,
+                    validate_only: guard.validate_only,
+                    $($force: guard.force,)?
                 };
                 change!(self, $client, $method, request)
             }};
         }
         Ok(match kind {
             Kind::Node => {
-                delete!(NodeServiceClient, delete_node, DeleteNodeRequest);
+                delete!(NodeServiceClient, delete_node, DeleteNodeRequest force);
                 Changed::Gone
             }
             Kind::Host => {
@@ -274,7 +270,7 @@ impl Api {
                 let began = delete!(
                     NamespaceServiceClient,
                     delete_namespace,
-                    DeleteNamespaceRequest
+                    DeleteNamespaceRequest force
                 );
                 Changed::Began(Box::new(began))
             }
@@ -282,12 +278,12 @@ impl Api {
                 let began = delete!(
                     ListenerServiceClient,
                     delete_listener,
-                    DeleteListenerRequest
+                    DeleteListenerRequest force
                 );
                 Changed::Began(Box::new(began))
             }
             Kind::Volume => {
-                let began = delete!(VolumeServiceClient, delete_volume, DeleteVolumeRequest);
+                let began = delete!(VolumeServiceClient, delete_volume, DeleteVolumeRequest force);
                 Changed::Began(Box::new(began))
             }
             Kind::Device | Kind::Operation => {

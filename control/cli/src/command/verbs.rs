@@ -12,7 +12,8 @@ use crate::api::{Changed, Guard};
 use crate::failure::{Failure, Outcome};
 use crate::name::Kind;
 use crate::object::{Common, Object};
-use crate::output::{self, Format, line, to_value};
+use crate::output::{self, Format, line, note, to_value};
+use crate::quantity::size;
 use crate::view;
 use crate::wait::wait;
 use crate::watch::{Watched, watch};
@@ -129,6 +130,10 @@ pub struct Delete {
     /// Succeed where it does not exist
     #[arg(long)]
     allow_missing: bool,
+    /// Do not wait for a node that never comes back: what only it could end is forgotten at once.
+    /// Refused while the node is connected
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     etag: EtagArgs,
     #[command(flatten)]
@@ -150,9 +155,18 @@ impl Delete {
             .iter()
             .map(|n| kind.full(n))
             .collect::<Outcome<_>>()?;
+        if self.force && matches!(kind, Kind::Host | Kind::Subsystem) {
+            let noun = kind.noun();
+            let told = format!("no {noun} waits for a node to be deleted; leave --force out");
+            return Err(Failure::usage(told));
+        }
         let mut changes = Vec::new();
         for name in names {
+            if self.force {
+                warn_of_loss(session, kind, &name, self.guard.dry_run).await?;
+            }
             let mut guard = self.guard.guard();
+            guard.force = self.force;
             guard.allow_missing = self.allow_missing;
             guard.etag = self.etag.etag.clone().unwrap_or_default();
             let change = session.api.delete(kind, &name, guard).await?;
@@ -171,6 +185,52 @@ impl Delete {
         }
         Ok(())
     }
+}
+
+/// Says what is lost with a deletion by force.
+async fn warn_of_loss(session: &Session, kind: Kind, name: &str, dry_run: bool) -> Outcome {
+    let tense = if dry_run { "would be" } else { "is" };
+    let held = match kind {
+        Kind::Node => lost_with_node(session, name).await?,
+        Kind::Volume => vec![format!(
+            "{name} (its data, on a node that is not connected)"
+        )],
+        _ => return Ok(()),
+    };
+    if held.is_empty() {
+        return Ok(());
+    }
+    note(&format!("warning: this {tense} lost with {name}:"));
+    held.iter().for_each(|held| note(&format!("  {held}")));
+    note(
+        "should the node come back (create it again), its volumes are orphans with their data: \
+         penstock node orphans",
+    );
+    Ok(())
+}
+
+/// What a node takes with it, a line each: volumes with their size and namespace, then listeners.
+async fn lost_with_node(session: &Session, name: &str) -> Outcome<Vec<String>> {
+    let mut lost = Vec::new();
+    for object in session.api.list(Kind::Volume, "").await? {
+        let Object::Volume(volume) = object else {
+            continue;
+        };
+        let status = volume.status.unwrap_or_default();
+        if status.layout.is_none_or(|layout| layout.node != name) {
+            continue;
+        }
+        let bytes = volume.spec.map_or(0, |spec| spec.size_bytes);
+        let data = size(u64::try_from(bytes).unwrap_or(0));
+        let served = match status.namespace.as_str() {
+            "" => String::new(),
+            namespace => format!(", and {namespace}"),
+        };
+        lost.push(format!("{} ({data} of data){served}", volume.name));
+    }
+    let listeners = session.api.list(Kind::Listener, name).await?;
+    lost.extend(listeners.iter().map(|listener| listener.name().to_owned()));
+    Ok(lost)
 }
 
 /// Print changes as they happen

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use penstock_api::v1::host_service_server::{HostService, HostServiceServer};
+use penstock_api::v1::listener_service_server::{ListenerService, ListenerServiceServer};
 use penstock_api::v1::node_service_server::{NodeService, NodeServiceServer};
 use penstock_api::v1::operation_service_server::{OperationService, OperationServiceServer};
 use penstock_api::v1::volume_service_server::{VolumeService, VolumeServiceServer};
@@ -86,6 +87,7 @@ impl Fake {
                     .add_service(VolumeServiceServer::new(fake.clone()))
                     .add_service(HostServiceServer::new(fake.clone()))
                     .add_service(NodeServiceServer::new(fake.clone()))
+                    .add_service(ListenerServiceServer::new(fake.clone()))
                     .add_service(OperationServiceServer::new(fake.clone()))
                     .add_service(WatchServiceServer::new(fake))
                     .serve_with_incoming(TcpListenerStream::new(listener));
@@ -284,9 +286,12 @@ impl NodeService for Fake {
 
     async fn delete_node(
         &self,
-        _: Request<DeleteNodeRequest>,
+        request: Request<DeleteNodeRequest>,
     ) -> Answer<penstock_api::well_known::Empty> {
-        Err(Status::unimplemented("not in this test"))
+        let request = request.into_inner();
+        let told = format!("{} force {}", request.name, request.force);
+        self.change("delete", &told, &request.request_id, request.validate_only)?;
+        Ok(Response::new(penstock_api::well_known::Empty {}))
     }
 
     async fn resolve_orphan(&self, request: Request<ResolveOrphanRequest>) -> Answer<Node> {
@@ -297,6 +302,34 @@ impl NodeService for Fake {
             name: request.name,
             ..Node::default()
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl ListenerService for Fake {
+    async fn create_listener(&self, _: Request<CreateListenerRequest>) -> Answer<Operation> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn get_listener(&self, request: Request<GetListenerRequest>) -> Answer<Listener> {
+        Err(missing(&request.into_inner().name))
+    }
+
+    async fn list_listeners(
+        &self,
+        request: Request<ListListenersRequest>,
+    ) -> Answer<ListListenersResponse> {
+        let name = format!("{}/listeners/l1", request.into_inner().parent);
+        let mut answer = ListListenersResponse::default();
+        answer.listeners.push(Listener {
+            name,
+            ..Listener::default()
+        });
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_listener(&self, _: Request<DeleteListenerRequest>) -> Answer<Operation> {
+        Err(Status::unimplemented("not in this test"))
     }
 }
 

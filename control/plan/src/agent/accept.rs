@@ -405,6 +405,7 @@ impl AgentState {
             return;
         }
         self.answers.remove(&listener.uid);
+        self.give_way_at(&listener);
         let version = self.version + 1;
         if accept_object(&mut self.listeners, listener, version) {
             self.bump();
@@ -462,6 +463,20 @@ impl AgentState {
             held.since = version;
             self.version = version;
             self.touch(Key::Namespace(uid));
+        }
+    }
+
+    /// An orphaned listener ends where the store wants another at its address: nobody else ends it.
+    fn give_way_at(&mut self, new: &DesiredListener) {
+        let version = self.version + 1;
+        for (uid, held) in &mut self.listeners {
+            let same = held.desired.address == new.address && *uid != new.uid;
+            if same && held.orphan && !new.deleted && !held.desired.deleted {
+                held.desired.deleted = true;
+                held.since = version;
+                self.version = version;
+                self.dirty.insert(Key::Listener(uid.clone()));
+            }
         }
     }
 

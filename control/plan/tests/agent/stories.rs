@@ -565,6 +565,34 @@ fn listeners_come_move_and_go() {
 }
 
 #[test]
+fn a_new_listener_takes_the_place_of_an_orphan_at_its_address() {
+    let mut node = serving();
+    node.accept(Desired {
+        volumes: vec![volume("v", 1, &[(0, 4)])],
+        subsystems: vec![subsystem("s")],
+        namespaces: vec![namespace("n", "s", "v", 1)],
+        ..desired(3, true)
+    });
+    node.accept(Desired {
+        listeners: vec![listener("other", 4421)],
+        ..desired(4, false)
+    });
+    node.settle();
+    assert_eq!(node.log, ["add_listener other"], "the orphan listens on");
+    node.accept(Desired {
+        listeners: vec![listener("new", 4420)],
+        ..desired(5, false)
+    });
+    node.settle();
+    assert_eq!(
+        node.log[1..],
+        ["remove_listener l", "add_listener new"],
+        "the first is out of the way of the second"
+    );
+    assert!(node.agent.synced());
+}
+
+#[test]
 fn remote_ports_are_set_where_they_changed() {
     let mut node = serving();
     let port = penstock_api::v1::RemotePort {

@@ -39,6 +39,11 @@ impl Told {
     pub fn everything(&mut self, view: &View) -> Vec<Desired> {
         *self = Told::new(&self.node);
         let mut all = empty(view);
+        // What goes comes first, so that it is out of the way of what is new.
+        for (_, left) in view.left(&self.node) {
+            all.namespaces.extend(left.namespaces.iter().cloned());
+            all.listeners.extend(left.listeners.iter().cloned());
+        }
         let volumes: Vec<String> = view.volumes_of_node(&self.node).cloned().collect();
         for key in volumes {
             self.volume(view, &key, &mut all);

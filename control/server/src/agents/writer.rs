@@ -239,8 +239,16 @@ impl<'a> Writer<'a> {
     ) -> Option<Option<Change>> {
         let observation = seen.objects.get(uid)?;
         let node = &self.session.node;
-        let (kind, key) = view.of_uid_on(uid, node)?;
-        let change = self.context.repo.change();
+        let mut change = self.context.repo.change();
+        let Some((kind, key)) = view.of_uid_on(uid, node) else {
+            // It was deleted while the node was away, and the node has heard of it.
+            let gone = matches!(observation, Observation::Object(observed) if observed.gone);
+            return (gone && view.is_left(node, uid)).then(|| {
+                let left = change.keys().left(node, uid);
+                change.require(Compare::Present(left.clone())).delete(left);
+                Some(change)
+            });
+        };
         match (kind, observation) {
             (Kind::Volume, Observation::Volume(observed)) => {
                 let held = view.volumes.get(key)?;

@@ -95,6 +95,8 @@ pub struct View {
     pub operations: BTreeMap<String, (Arc<v1::Operation>, Revision)>,
     /// Sessions of agents by node.
     pub sessions: BTreeMap<String, Claimed>,
+    /// What each node is still to be told of objects that were deleted without its word, by identity.
+    left: BTreeMap<String, BTreeMap<String, v1::Desired>>,
     /// Holders of roles.
     pub elections: BTreeMap<String, Claimed>,
     by_uid: BTreeMap<String, BTreeSet<(Kind, String)>>,
@@ -209,6 +211,18 @@ impl View {
             .is_some_and(|nodes| nodes.contains_key(node))
     }
 
+    /// What a node is still to be told of objects that were deleted without its word.
+    pub fn left(&self, node: &str) -> impl Iterator<Item = (&String, &v1::Desired)> {
+        self.left.get(node).into_iter().flatten()
+    }
+
+    /// Whether a node is still to be told that this object is deleted.
+    pub fn is_left(&self, node: &str, uid: &str) -> bool {
+        self.left
+            .get(node)
+            .is_some_and(|left| left.contains_key(uid))
+    }
+
     /// Operations on a resource (by name) that have not ended, with their revisions.
     pub fn unfinished_of(
         &self,
@@ -265,6 +279,13 @@ impl View {
                 self.sessions.insert(node.to_owned(), claimed(entry));
                 self.concerned(&Item::Session(node.to_owned()), changes);
             }
+            // The node is away; it is told with all else when it comes.
+            Key::Left(node, uid) => {
+                if let Some(desired) = decoded::<v1::Desired>(entry) {
+                    let left = self.left.entry(node.to_owned()).or_default();
+                    left.insert(uid.to_owned(), desired);
+                }
+            }
             Key::Elect(role) => {
                 self.elections.insert(role.to_owned(), claimed(entry));
                 self.concerned(&Item::Election(role.to_owned()), changes);
@@ -288,6 +309,11 @@ impl View {
             Key::Session(node) => {
                 self.sessions.remove(node);
                 self.concerned(&Item::Session(node.to_owned()), changes);
+            }
+            Key::Left(node, uid) => {
+                if let Some(left) = self.left.get_mut(node) {
+                    left.remove(uid);
+                }
             }
             Key::Elect(role) => {
                 self.elections.remove(role);

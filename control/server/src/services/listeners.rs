@@ -1,5 +1,6 @@
 //! Listeners.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use penstock_api::names::{Kind, ResourceName};
@@ -7,17 +8,19 @@ use penstock_api::resource::Resource as _;
 use penstock_api::v1::listener_service_server::ListenerService;
 use penstock_api::v1::{
     CreateListenerRequest, DeleteListenerRequest, GetListenerRequest, ListListenersRequest,
-    ListListenersResponse, Listener, Node, Operation,
+    ListListenersResponse, Listener, ListenerSpec, Node, Operation,
 };
 use penstock_plan::observe::is_true;
 use tonic::{Request, Response, Status};
 
 use super::core::{Attempt, Call, Core};
+use super::force::leave_listener;
 use super::list::parent;
 use super::write::not_deleting;
 use crate::fault::{Fault, Result};
 use crate::ops::{self, Verb};
 use crate::quota::Amounts;
+use crate::repo::Stored;
 use crate::validate;
 
 /// The service of listeners.
@@ -63,32 +66,40 @@ impl Listeners {
             .ok_or_else(|| Fault::not_found(&parent.to_string()))?;
         not_deleting(&node.resource)?;
         let new = core.fresh(name, given);
+        // Listeners of one node are created one after the other: either sees the other's address.
+        let guard = core.repo.keys().guard_use(Kind::Node, &node.ids);
+        let seen = core.repo.entry(&guard, None).await?;
         self.address_free(parent, &new).await?;
         let mut change = core.repo.change();
         core.quota
             .room(&core.repo, &mut change, Kind::Listener, Amounts::ONE)
             .await?;
         core.put_new(call, &mut change, &name.key(), &new);
-        change.still_exists(&node).guard_use(Kind::Node, &node.ids);
+        change
+            .still_exists(&node)
+            .unchanged(guard, seen.map_or(0, |entry| entry.mod_revision))
+            .guard_use(Kind::Node, &node.ids);
         let operation = ops::begin(&new, Verb::Create, &call.caller.name, core.now());
         core.put_begun(&mut change, &operation);
         Ok(Attempt::Write(change, operation))
     }
 
-    /// Refuses an address that another listener of the node has. Two that are created at the same
-    /// time are told by their status.
+    /// Refuses an address that another listener of the node has, alone or with all of its family.
     async fn address_free(&self, node: &ResourceName, new: &Listener) -> Result<()> {
         let prefix = format!("{}/", node.key());
         let others = self.0.repo.all::<Listener>(&prefix, None).await?.items;
-        let Some(other) = others.iter().find(|other| other.resource.spec == new.spec) else {
+        let spec = new.spec_or_default();
+        let clashing = |other: &Stored<Listener>| clash(&other.resource.spec_or_default(), &spec);
+        let Some(other) = others.iter().find(|other| clashing(other)) else {
             return Ok(());
         };
-        let spec = new.spec.clone().unwrap_or_default();
         Err(Fault::precondition(
             "ADDRESS_IN_USE",
             format!(
                 "{} listens at {} port {} already; use another port or address, or that listener",
-                other.resource.name, spec.address, spec.port
+                other.resource.name,
+                other.resource.spec_or_default().address,
+                spec.port
             ),
         )
         .with("owner", &other.resource.name))
@@ -129,8 +140,13 @@ impl Listeners {
         let connected = node
             .as_ref()
             .is_some_and(|node| node.resource.status.is_some());
+        if connected && !request.force {
+            return core.begin_delete(call, change, &stored, node_id).await;
+        }
         if connected {
-            return core.begin_delete(call, change, &stored).await;
+            core.require_offline(&mut change, node_id).await?;
+            leave_listener(&mut change, node_id, &stored.resource);
+            return core.delete_now(call, change, &stored).await;
         }
         // The node's agent has never called: nobody was told of the listener.
         match &node {
@@ -139,6 +155,20 @@ impl Listeners {
         };
         core.delete_now(call, change, &stored).await
     }
+}
+
+/// Whether two listeners of one node cannot both listen. The wildcard of a family takes all of its
+/// addresses.
+fn clash(one: &ListenerSpec, other: &ListenerSpec) -> bool {
+    let address = |spec: &ListenerSpec| spec.address.parse::<IpAddr>().ok();
+    let same = match (address(one), address(other)) {
+        (Some(one), Some(other)) => {
+            let any = one.is_unspecified() || other.is_unspecified();
+            one == other || (any && one.is_ipv4() == other.is_ipv4())
+        }
+        _ => one.address == other.address,
+    };
+    same && one.port == other.port && one.transport == other.transport
 }
 
 #[tonic::async_trait]
@@ -187,5 +217,32 @@ impl ListenerService for Listeners {
     ) -> Result<Response<Operation>, Status> {
         let call = self.0.enter("DeleteListener", &request)?;
         call.run(self.delete(&call, request.into_inner())).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_clash_where_one_takes_what_the_other_has() {
+        let spec = |address: &str, port| ListenerSpec {
+            transport: "tcp".to_owned(),
+            address: address.to_owned(),
+            port,
+        };
+        for (one, other, clashes) in [
+            (("10.0.0.1", 4420), ("10.0.0.1", 4420), true),
+            (("10.0.0.1", 4420), ("10.0.0.1", 4421), false),
+            (("10.0.0.1", 4420), ("10.0.0.2", 4420), false),
+            (("0.0.0.0", 4420), ("10.0.0.2", 4420), true),
+            (("fd00::1", 4420), ("::", 4420), true),
+            (("fd00::1", 4420), ("FD00:0::1", 4420), true),
+            (("0.0.0.0", 4420), ("fd00::1", 4420), false),
+        ] {
+            let (one, other) = (spec(one.0, one.1), spec(other.0, other.1));
+            assert_eq!(clash(&one, &other), clashes, "{one:?} {other:?}");
+            assert_eq!(clash(&other, &one), clashes, "{one:?} {other:?}");
+        }
     }
 }

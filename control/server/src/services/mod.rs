@@ -2,6 +2,7 @@
 
 mod core;
 mod devices;
+mod force;
 mod hosts;
 mod layouts;
 mod list;

@@ -261,9 +261,22 @@ impl Namespaces {
         let layout = volume
             .as_ref()
             .and_then(|volume| volume.resource.status.as_ref()?.layout.as_ref());
-        let node = stored.resource.status.as_ref().map(|status| &status.node);
-        if layout.is_some() || node.is_some_and(|node| !node.is_empty()) {
-            return core.begin_delete(call, change, &stored).await;
+        let told = stored.resource.status.as_ref().map(|status| &status.node);
+        let node = layout.map(|layout| &layout.node).or(told);
+        if let Some(node) = node.filter(|node| !node.is_empty()) {
+            let node = id_in(Kind::Node, node);
+            if !request.force {
+                return core.begin_delete(call, change, &stored, &node).await;
+            }
+            core.require_offline(&mut change, &node).await?;
+            let uid = volume.as_ref().map(|volume| volume.resource.uid.as_str());
+            core.leave_namespace(
+                &mut change,
+                &node,
+                &stored.resource,
+                uid.unwrap_or_default(),
+            )
+            .await?;
         }
         // As long as its volume has no place no node was told of it.
         match &volume {

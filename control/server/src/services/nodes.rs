@@ -6,12 +6,13 @@ use penstock_api::names::{Kind, ResourceName};
 use penstock_api::v1::node_service_server::NodeService;
 use penstock_api::v1::{
     CreateNodeRequest, DeleteNodeRequest, Device, GetNodeRequest, ListNodesRequest,
-    ListNodesResponse, Listener, Node, ResolveOrphanRequest, UpdateNodeRequest, Volume,
+    ListNodesResponse, Node, ResolveOrphanRequest, UpdateNodeRequest,
 };
 use penstock_api::well_known::Empty;
 use tonic::{Request, Response, Status};
 
 use super::core::{Attempt, Call, Core};
+use super::force::OnNode;
 use super::write::{in_use, note};
 use crate::fault::Result;
 use crate::keys::unchanged;
@@ -19,8 +20,8 @@ use crate::quota::Amounts;
 use crate::repo::Stored;
 use crate::validate;
 
-/// Devices that go in the same transaction as their node; more go before it.
-const DEVICES_AT_ONCE: usize = 32;
+/// Keys below a node that go in the same transaction as it; more go before it.
+const KEYS_AT_ONCE: usize = 64;
 
 /// The service of nodes.
 #[derive(Clone)]
@@ -115,22 +116,30 @@ impl Nodes {
         let seen = core.repo.entry(&used, None).await?;
         let allocation = core.repo.keys().guard_allocation();
         let allocated = core.repo.entry(&allocation, None).await?;
-        self.unused(&stored).await?;
-        let mut devices = core
-            .repo
-            .all::<Device>(&format!("{}/", stored.ids), None)
-            .await?
-            .items;
+        if !request.force {
+            self.unused(&stored).await?;
+        } else {
+            core.require_offline(&mut core.repo.change(), &stored.ids)
+                .await?;
+            if !request.validate_only {
+                core.end_all_on(call, &stored).await?;
+            }
+        }
+        let mut keys = self.keys_below(&stored).await?;
         if !request.validate_only {
-            while devices.len() > DEVICES_AT_ONCE {
-                let first = devices.drain(..DEVICES_AT_ONCE).collect();
+            while keys.len() > KEYS_AT_ONCE {
                 let mut change = core.repo.change();
                 change.spec_unchanged(&stored);
-                self.drop_devices(&mut change, first);
+                for key in keys.drain(..KEYS_AT_ONCE) {
+                    change.delete(key);
+                }
                 core.repo.commit(change).await?;
             }
         }
         let mut change = core.repo.change();
+        if request.force {
+            core.require_offline(&mut change, &stored.ids).await?;
+        }
         let revision = seen.map_or(0, |entry| entry.mod_revision);
         change
             .require(unchanged(used.clone(), revision))
@@ -145,43 +154,42 @@ impl Nodes {
             .delete(used)
             // Ends the stream of its agent, which must not write of the node any more.
             .delete(core.repo.keys().session(&stored.ids));
-        self.drop_devices(&mut change, devices);
+        for key in keys {
+            change.delete(key);
+        }
         note(call, Some(&stored.resource), None);
         Ok(Attempt::Write(change, Empty {}))
     }
 
-    fn drop_devices(&self, change: &mut crate::repo::Change, devices: Vec<Stored<Device>>) {
-        for device in devices {
-            change.delete_resource::<Device>(&device.ids);
+    /// Keys of the node's devices, and of what it was still to be told.
+    async fn keys_below(&self, node: &Stored<Node>) -> Result<Vec<String>> {
+        let repo = &self.0.repo;
+        let mut keys = self.0.left(&node.ids).await?;
+        let devices = repo.all::<Device>(&format!("{}/", node.ids), None).await?;
+        for device in devices.items {
+            keys.push(repo.keys().spec(Kind::Device, &device.ids));
+            keys.push(repo.keys().status(Kind::Device, &device.ids));
         }
+        Ok(keys)
     }
 
     /// Refuses to forget a node that something is on.
     async fn unused(&self, stored: &Stored<Node>) -> Result<()> {
-        let repo = &self.0.repo;
         let node = &stored.resource;
-        let on = |volume: &Volume| {
-            let layout = volume.status.as_ref()?.layout.as_ref()?;
-            Some(layout.node == node.name)
-        };
-        let volumes = repo.all::<Volume>("", None).await?.items.into_iter();
-        let mut users: Vec<String> = volumes
-            .map(|volume| volume.resource)
-            .filter(|volume| on(volume).unwrap_or(false))
-            .map(|volume| volume.name)
-            .collect();
-        let listeners = repo
-            .all::<Listener>(&format!("{}/", stored.ids), None)
-            .await?;
-        users.extend(listeners.items.into_iter().map(|item| item.resource.name));
+        let on = self.0.on_node(stored).await?;
+        let mut users = on.names();
         let orphans = node.status.iter().flat_map(|status| &status.orphans);
         users.extend(orphans.map(|orphan| format!("the orphan {}", orphan.volume_uid)));
         if users.is_empty() {
             return Ok(());
         }
-        let remedy =
-            "delete the volumes and listeners, and resolve the orphans, that are on it first";
-        Err(in_use(&node.name, &users, users.len(), remedy))
+        let mut remedy =
+            "delete the volumes and listeners, and resolve the orphans, that are on it first"
+                .to_owned();
+        if !self.0.is_online(&stored.ids).await? {
+            remedy.push_str(&by_force(&stored.ids, &on));
+        }
+        Err(in_use(&node.name, &users, users.len(), &remedy))
     }
 
     async fn resolve(&self, call: &Call, request: ResolveOrphanRequest) -> Result<Node> {
@@ -196,6 +204,25 @@ impl Nodes {
             .await?;
         self.0.get::<Node>(&request.name).await
     }
+}
+
+/// What to do about a node (its id) that never comes back, and what that costs.
+fn by_force(node: &str, on: &OnNode) -> String {
+    let lost = |what: &str, names: Vec<String>| match names.len() {
+        0 => String::new(),
+        count => {
+            let names = validate::some_of(&names, count);
+            format!("; lost with it: {what} {names}")
+        }
+    };
+    let volumes = on.volumes.iter().map(|item| item.resource.name.clone());
+    let namespaces = on.namespaces.iter().map(|item| item.resource.name.clone());
+    format!(
+        ". It is not connected: if it never comes back, delete it by force (penstock node delete \
+         {node} --force; with --dry-run it lists what is lost){}{}",
+        lost("the data of", volumes.collect()),
+        lost("the namespaces", namespaces.collect())
+    )
 }
 
 #[tonic::async_trait]

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::core::{Attempt, Call, Core};
 use super::space;
-use super::write::{in_use, no_such};
+use super::write::{id_in, in_use, no_such};
 use crate::fault::{Fault, Result};
 use crate::ops::{self, Verb};
 use crate::quota::Amounts;
@@ -216,12 +216,15 @@ impl Volumes {
         core.not_served(&stored, &claim).await?;
         change.require(Compare::Absent(claim));
         let status = stored.resource.status.as_ref();
-        if status.is_some_and(|status| status.layout.is_some()) {
-            core.begin_delete(call, change, &stored).await
-        } else {
-            // It has no place: no node was told of it.
-            core.delete_now(call, change, &stored).await
+        if let Some(layout) = status.and_then(|status| status.layout.as_ref()) {
+            let node = id_in(Kind::Node, &layout.node);
+            if !request.force {
+                return core.begin_delete(call, change, &stored, &node).await;
+            }
+            core.require_offline(&mut change, &node).await?;
         }
+        // It has no place, so that no node was told of it; or its node does not come back.
+        core.delete_now(call, change, &stored).await
     }
 
     async fn list(&self, request: ListVolumesRequest) -> Result<ListVolumesResponse> {

@@ -1,6 +1,7 @@
 //! Steps that creations, updates and deletions of all kinds have in common.
 
 use penstock_api::names::{Kind, ResourceName};
+use penstock_api::resource::Resource;
 use penstock_api::v1::Operation;
 use penstock_api::well_known::FieldMask;
 use tonic::Code;
@@ -164,8 +165,8 @@ impl Core {
         }
     }
 
-    /// Adds the begin of a deletion that the resource's node has to finish; or finds that it has
-    /// begun.
+    /// Adds the begin of a deletion that the resource's node (its id) has to finish; or finds that it
+    /// has begun.
     ///
     /// # Errors
     /// The store's.
@@ -174,9 +175,11 @@ impl Core {
         call: &Call,
         mut change: Change,
         stored: &Stored<R>,
+        node: &str,
     ) -> Result<Attempt<Operation>> {
         let resource = &stored.resource;
-        let begun = ops::begin(resource, Verb::Delete, &call.caller.name, self.now());
+        let mut begun = ops::begin(resource, Verb::Delete, &call.caller.name, self.now());
+        begun.progress = self.waits_for_node(node).await?;
         if resource.deleting() {
             if let Some(operation) = ops::find(&self.repo, &begun.name).await? {
                 return Ok(Attempt::Nothing(operation));
@@ -200,19 +203,36 @@ impl Core {
         mut change: Change,
         stored: &Stored<R>,
     ) -> Result<Attempt<Operation>> {
+        let ended = self
+            .put_removed(&mut change, stored, &call.caller.name)
+            .await?;
+        note::<R>(call, Some(&stored.resource), None);
+        Ok(Attempt::Write(change, ended))
+    }
+
+    /// Adds the removal of a resource, the ends of operations on it, and the operation that deletes
+    /// it, done.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn put_removed<R: Resource>(
+        &self,
+        change: &mut Change,
+        stored: &Stored<R>,
+        requester: &str,
+    ) -> Result<Operation> {
         let (now, lease) = (self.now(), self.lease().await?);
         change
             .spec_unchanged(stored)
             .status_unchanged(stored)
             .delete_resource::<R>(&stored.ids);
-        ops::abandon(&self.repo, &mut change, stored, lease, &now).await?;
-        let begun = ops::begin(&stored.resource, Verb::Delete, &call.caller.name, now);
+        ops::abandon(&self.repo, change, stored, lease, &now).await?;
+        let begun = ops::begin(&stored.resource, Verb::Delete, requester, now);
         let ended = ops::ended(begun, None, now);
         change.put_operation(&ended, Some(lease));
         let marker = change.keys().operation_of(&ended.name);
         change.marker(marker);
-        note::<R>(call, Some(&stored.resource), None);
-        Ok(Attempt::Write(change, ended))
+        Ok(ended)
     }
 
     /// The operation of a deletion of what does not exist.

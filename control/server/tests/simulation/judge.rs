@@ -331,7 +331,7 @@ async fn stop_serving(world: &World, services: &Services, seen: &Seen, volume_ui
     let Some(volume) = volume else { return };
     for namespace in &seen.namespaces {
         if on(seen, &namespace.name, &volume.name) && namespace.delete_time.is_none() {
-            let gone = delete_namespace(services, &namespace.name).await;
+            let gone = delete_namespace(services, &namespace.name, false).await;
             world
                 .story
                 .note(&format!("{} goes: {:?}", namespace.name, gone.err()));

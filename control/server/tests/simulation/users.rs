@@ -194,10 +194,13 @@ impl Users {
     }
 
     async fn unserve(&mut self, world: &World, services: &Services, name: &str) {
-        let answer = delete_namespace(services, &format!("subsystems/s/namespaces/{name}")).await;
+        let force = world.dice.below(2) == 0;
+        let full = format!("subsystems/s/namespaces/{name}");
+        let answer = delete_namespace(services, &full, force).await;
+        let how = if force { " by force" } else { "" };
         world
             .story
-            .note(&format!("stop serving {name}: {}", shown(&answer)));
+            .note(&format!("stop serving {name}{how}: {}", shown(&answer)));
     }
 }
 
@@ -243,10 +246,15 @@ pub async fn delete_volume(services: &Services, name: &str) -> Result<Operation,
     patiently(services.volumes.delete_volume(Request::new(request))).await
 }
 
-/// Deletes a namespace, by its full name.
-pub async fn delete_namespace(services: &Services, name: &str) -> Result<Operation, Status> {
+/// Deletes a namespace, by its full name; by force only while its node is away.
+pub async fn delete_namespace(
+    services: &Services,
+    name: &str,
+    force: bool,
+) -> Result<Operation, Status> {
     let request = DeleteNamespaceRequest {
         name: name.to_owned(),
+        force,
         ..DeleteNamespaceRequest::default()
     };
     patiently(services.namespaces.delete_namespace(Request::new(request))).await

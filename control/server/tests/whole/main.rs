@@ -8,6 +8,7 @@
 
 mod agent;
 mod agents;
+mod force;
 mod leaders;
 mod lives;
 mod scale;

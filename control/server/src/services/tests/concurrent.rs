@@ -209,6 +209,35 @@ async fn place(lab: &Lab, node: &str) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_is_listened_at_once() {
+    let labs = servers(&Settings::default());
+    labs[0].node("n1").await;
+    let results = all_at_once(&labs, |lab, index| async move {
+        lab.create_listener("n1", &format!("l{index}"), 4_420).await
+    })
+    .await;
+    let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    assert_eq!((won.len(), lost.len()), (1, TASKS - 1));
+    for result in lost {
+        let (code, reason, message) = refusal(result);
+        assert_eq!(
+            (code, reason.as_str()),
+            (Code::FailedPrecondition, "ADDRESS_IN_USE")
+        );
+        assert!(message.contains("use another port"), "{message}");
+    }
+    let listeners = labs[0].repo.all::<Listener>("", None).await.unwrap().items;
+    assert_eq!(listeners.len(), 1);
+    // Other ports are not in each other's way, however many come at once.
+    let results = all_at_once(&labs, |lab, index| async move {
+        let port = 5_000 + u32::try_from(index).unwrap();
+        lab.create_listener("n1", &format!("m{index}"), port).await
+    })
+    .await;
+    results.into_iter().for_each(|result| drop(ok(result)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_is_never_deleted_from_under_a_volume() {
     let (mut placed_first, mut deleted_first) = (0, 0);
     for round in 0..30 {

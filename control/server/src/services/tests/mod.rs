@@ -4,6 +4,7 @@ mod audit;
 mod bad_input;
 mod concurrent;
 mod deletes;
+mod force;
 mod idempotent;
 mod orphans;
 mod paging;
