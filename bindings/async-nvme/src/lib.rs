@@ -5,6 +5,7 @@ mod cmb;
 mod controller;
 mod dma;
 mod io;
+mod io_queue;
 mod memory;
 pub mod pci;
 mod queue;
@@ -20,6 +21,7 @@ pub use controller::{
 };
 pub use dma::{DmaError, Keeper, Mapper, Region, Regions};
 pub use io::{Buffers, Done, Io, IoError, Verb};
+pub use io_queue::{Answer, IoQueue};
 pub use memory::DeviceMemory;
 pub use queue::{
     Limits, Link, Queue, QueueParts, QueueStats, Stage, completion_bytes, memory_bytes,

@@ -39,6 +39,47 @@ pub trait RoundEnd {
     fn round_end(self: Rc<Self>);
 }
 
+/// What a [`Poller`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// Nothing to do, and nothing that only polling would find: the reactor may sleep.
+    Idle,
+    /// Nothing yet, but a device works for us and no event of the kernel tells when it is done: the
+    /// reactor must not sleep.
+    Waiting,
+    /// Something was done.
+    Worked,
+}
+
+/// A device that is looked at every round, because no completion of the kernel tells of it.
+pub trait Poller {
+    /// Looks, and does what there is to do. After a sleep it is called first thing.
+    fn poll(&self) -> Polled;
+}
+
+/// Polls `poller` every round from now on, until the guard is dropped (on the same thread).
+///
+/// # Panics
+/// Outside a reactor's thread.
+#[must_use = "polling ends when the guard is dropped"]
+pub fn add_poller(poller: Rc<dyn Poller>) -> PollerGuard {
+    with(|core| core.pollers.borrow_mut().push(Rc::clone(&poller)));
+    PollerGuard(poller)
+}
+
+/// Keeps a poller going.
+pub struct PollerGuard(Rc<dyn Poller>);
+
+impl Drop for PollerGuard {
+    fn drop(&mut self) {
+        // Without a reactor the pollers are gone already.
+        try_with(|core| {
+            let mut pollers = core.pollers.borrow_mut();
+            pollers.retain(|poller| !std::ptr::addr_eq(Rc::as_ptr(poller), Rc::as_ptr(&self.0)));
+        });
+    }
+}
+
 /// All that belongs to one reactor's thread.
 pub(crate) struct Core {
     pub(crate) id: u32,
@@ -50,6 +91,9 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     handle: ReactorHandle,
     round_end: RefCell<Vec<Rc<dyn RoundEnd>>>,
+    pollers: RefCell<Vec<Rc<dyn Poller>>>,
+    /// A poller waits for its device.
+    waiting: Cell<bool>,
     /// Streams to look at once nothing of theirs is on the stack.
     deferred: RefCell<Vec<StreamRef>>,
     /// Streams that found no receive buffer.
@@ -136,6 +180,8 @@ impl Core {
             shared: Arc::clone(handle.shared()),
             handle,
             round_end: RefCell::default(),
+            pollers: RefCell::default(),
+            waiting: Cell::new(false),
             deferred: RefCell::default(),
             starved: RefCell::default(),
             worked: Cell::new(false),
@@ -267,6 +313,25 @@ impl Core {
         unsafe { libc::read(self.shared.mailbox.event_fd(), (&raw mut count).cast(), 8) };
     }
 
+    fn run_pollers(&self) {
+        self.waiting.set(false);
+        let mut index = 0;
+        // By index, as one may add or remove others.
+        while let Some(poller) = self.poller(index) {
+            index += 1;
+            self.shared.heartbeat.activity(&stall::POLLER);
+            match poller.poll() {
+                Polled::Idle => {}
+                Polled::Waiting => self.waiting.set(true),
+                Polled::Worked => self.worked.set(true),
+            }
+        }
+    }
+
+    fn poller(&self, index: usize) -> Option<Rc<dyn Poller>> {
+        self.pollers.borrow().get(index).map(Rc::clone)
+    }
+
     fn run_tasks(&self) {
         let polled = self.executor.run_ready(self.id, TASKS_A_ROUND, |name| {
             self.shared.heartbeat.activity(name)
@@ -316,6 +381,7 @@ impl Core {
             self.run_messages();
         }
         self.run_completions();
+        self.run_pollers();
         self.run_tasks();
         if self
             .timers
@@ -335,6 +401,7 @@ impl Core {
         self.executor.has_ready()
             || !self.round_end.borrow().is_empty()
             || !self.deferred.borrow().is_empty()
+            || self.waiting.get()
     }
 
     fn run(self: &Rc<Self>, poll: PollMode) {
@@ -405,6 +472,8 @@ impl Core {
     fn shut_down(self: &Rc<Self>) -> bool {
         self.executor.clear();
         self.round_end.borrow_mut().clear();
+        let pollers = std::mem::take(&mut *self.pollers.borrow_mut());
+        drop(pollers);
         let give_up = Instant::now() + Duration::from_secs(2);
         while self.ops.live() > 0 && Instant::now() < give_up {
             self.ring.cancel_all();

@@ -5,7 +5,7 @@
 //!
 //! 1. runs what other threads put into its mailbox,
 //! 2. hands out completions (received bytes go straight to the connection that owns them),
-//! 3. polls the tasks that were woken,
+//! 3. polls the devices that no completion of the kernel tells of, then the tasks that were woken,
 //! 4. calls the round-end hooks, where connections flush everything they have ready in one send,
 //! 5. enters the kernel once, only if there is something to submit or the kernel has work for us.
 //!
@@ -34,7 +34,10 @@ mod timer;
 pub use batch::SendBatch;
 pub use clock::{Ticks, now, ticks_per_second, ticks_to_ns};
 pub use config::{PollMode, ReactorConfig, ReactorError, check_kernel};
-pub use core::{RoundEnd, at_round_end, current, current_id, run_now, spawn};
+pub use core::{
+    Polled, Poller, PollerGuard, RoundEnd, add_poller, at_round_end, current, current_id, run_now,
+    spawn,
+};
 pub use executor::{TaskId, cancel};
 pub use file::{File, FileOp, FileSink};
 pub use handle::ReactorHandle;

@@ -19,6 +19,7 @@ pub(crate) static ROUND_END: &str = "round-end hook";
 pub(crate) static RESUME: &str = "stream resume";
 pub(crate) static TIMERS: &str = "timers";
 pub(crate) static KERNEL: &str = "io_uring_enter";
+pub(crate) static POLLER: &str = "device poller";
 pub(crate) static TASK: &str = "task";
 
 /// What the watcher reads.
