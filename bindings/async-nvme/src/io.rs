@@ -1,5 +1,6 @@
 //! What is asked of a drive, and how it ends.
 
+use penstock_buffer::Payload;
 use penstock_nvme::command::{BlockRange, DSM_DEALLOCATE, DatasetManagement, flush};
 use penstock_nvme::{IoOpcode, Sqe, Status};
 use penstock_units::{Lba, Nsid};
@@ -19,6 +20,18 @@ pub unsafe trait Buffers {
 unsafe impl Buffers for () {
     fn segment(&self, _index: usize) -> Option<(*mut u8, usize)> {
         None
+    }
+}
+
+// SAFETY: a lease holds its memory, and neither leases nor their order change behind `&self`.
+unsafe impl Buffers for Payload {
+    #[inline]
+    fn segment(&self, index: usize) -> Option<(*mut u8, usize)> {
+        if let Some(lease) = self.single() {
+            return (index == 0).then(|| (lease.as_ptr(), lease.len()));
+        }
+        let lease = self.segments().nth(index)?;
+        Some((lease.as_ptr(), lease.len()))
     }
 }
 
@@ -128,11 +141,13 @@ pub enum IoError {
     Invalid,
 }
 
-/// How a request ended; the memory comes back either way.
+/// How a request ended; memory and tag come back either way.
 #[derive(Debug)]
-pub struct Done<R> {
+pub struct Done<M, T> {
     /// Dwords 0 and 1 of the last completion, or what went wrong first.
     pub result: Result<u64, IoError>,
+    /// The request's memory.
+    pub memory: M,
     /// What was submitted with it.
-    pub request: R,
+    pub tag: T,
 }

@@ -20,19 +20,6 @@ use crate::queue::{Queue, QueueParts, QueueStats};
 /// How a command ended, and its memory.
 pub type Answer<M> = (Result<u64, IoError>, M);
 
-struct Tagged<M> {
-    memory: M,
-    token: usize,
-}
-
-// SAFETY: the segments are those of `memory`.
-unsafe impl<M: Buffers> Buffers for Tagged<M> {
-    #[inline]
-    fn segment(&self, index: usize) -> Option<(*mut u8, usize)> {
-        self.memory.segment(index)
-    }
-}
-
 enum Place<M> {
     Free,
     Waiting(Option<Waker>),
@@ -66,7 +53,7 @@ impl<M> Places<M> {
 
 /// One thread's queue pair. Cheap to share on its thread behind an [`Rc`].
 pub struct IoQueue<M> {
-    queue: RefCell<Queue<Tagged<M>>>,
+    queue: RefCell<Queue<M, usize>>,
     places: RefCell<Places<M>>,
 }
 
@@ -100,9 +87,9 @@ impl<M: Buffers> IoQueue<M> {
         count
     }
 
-    fn finish(&self, done: Done<Tagged<M>>) {
-        let Tagged { memory, token } = done.request;
-        let answer = (done.result, memory);
+    fn finish(&self, done: Done<M, usize>) {
+        let token = done.tag;
+        let answer = (done.result, done.memory);
         let waker = {
             let mut places = self.places.borrow_mut();
             match std::mem::replace(&mut places.entries[token], Place::Done(answer)) {
@@ -148,7 +135,7 @@ impl<M: Buffers> IoQueue<M> {
             block_shift: namespace.block_size.map_or(0, |size| size.shift()),
             boundary_blocks: namespace.boundary_blocks,
         };
-        self.queue.borrow_mut().submit(io, Tagged { memory, token });
+        self.queue.borrow_mut().submit(io, memory, token);
         Command { queue: self, token }
     }
 

@@ -16,5 +16,5 @@ mod pool;
 mod shared;
 
 pub use lease::{Lease, LeaseOwner, MemoryKind, Payload};
-pub use pool::{Pool, PoolConfig, PoolError, PoolStats};
+pub use pool::{Pool, PoolConfig, PoolError, PoolMemory, PoolStats, pools_of_this_thread};
 pub use shared::{Lender, SharedMemory, SharedMemoryConfig};

@@ -4,11 +4,14 @@
 //! and free lists are side arrays, so the payload pages themselves are touched by payload only and
 //! an idle pool stays small (unless it is locked). Once warm, leasing and dropping allocate nothing.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::buddy::Buddy;
@@ -119,7 +122,8 @@ pub struct Pool {
 }
 
 struct Inner {
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
+    size_bytes: usize,
     state: RefCell<State>,
     blocks: u32,
     order_max: u8,
@@ -133,6 +137,41 @@ struct State {
     line: Line,
     leased_blocks: u32,
     waits: u64,
+}
+
+thread_local! {
+    /// The pools made on this thread.
+    static POOLS: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A pool's memory, for a device that shall reach it.
+#[derive(Clone)]
+pub struct PoolMemory {
+    /// Where it starts.
+    pub start: NonNull<u8>,
+    /// Its length in bytes, whole pages.
+    pub len_bytes: usize,
+    /// Keeps it mapped, also after the pool has ended.
+    pub keeper: Arc<dyn Any + Send + Sync>,
+}
+
+/// The memory of every pool of this thread. Not for the I/O path: it allocates.
+pub fn pools_of_this_thread() -> Vec<PoolMemory> {
+    let memory = |inner: &Weak<Inner>| {
+        let inner = inner.upgrade()?;
+        Some(PoolMemory {
+            start: inner.mapping.base(),
+            len_bytes: inner.size_bytes,
+            keeper: Arc::clone(&inner.mapping) as Arc<dyn Any + Send + Sync>,
+        })
+    };
+    POOLS
+        .try_with(|pools| {
+            let mut pools = pools.borrow_mut();
+            pools.retain(|pool| pool.strong_count() > 0);
+            pools.iter().filter_map(memory).collect()
+        })
+        .unwrap_or_default()
 }
 
 impl Pool {
@@ -163,15 +202,17 @@ impl Pool {
             leased_blocks: 0,
             waits: 0,
         });
-        Ok(Pool {
-            inner: Rc::new(Inner {
-                mapping,
-                state,
-                blocks,
-                order_max,
-                hugepages,
-            }),
-        })
+        let inner = Rc::new(Inner {
+            mapping: Arc::new(mapping),
+            size_bytes: size,
+            state,
+            blocks,
+            order_max,
+            hugepages,
+        });
+        // On a thread that is ending nobody asks any more.
+        let _ = POOLS.try_with(|pools| pools.borrow_mut().push(Rc::downgrade(&inner)));
+        Ok(Pool { inner })
     }
 
     /// The longest lease in bytes.

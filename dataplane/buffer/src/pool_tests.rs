@@ -369,3 +369,25 @@ proptest! {
         prop_assert_eq!(all.len(), 32);
     }
 }
+
+#[test]
+fn the_memory_of_this_threads_pools_is_told_while_they_live() {
+    let pool = Pool::new(&PoolConfig {
+        size_bytes: 4 << 20,
+        hugepages: false,
+        ..PoolConfig::default()
+    })
+    .unwrap();
+    let lease = pool.try_lease(4096).unwrap();
+    let inside = |memory: &PoolMemory| {
+        let start = memory.start.as_ptr().addr();
+        (start..start + memory.len_bytes).contains(&lease.as_ptr().addr())
+    };
+    let told = pools_of_this_thread();
+    assert_eq!(told.iter().filter(|memory| inside(memory)).count(), 1);
+    let elsewhere = std::thread::spawn(|| pools_of_this_thread().len());
+    assert_eq!(elsewhere.join().unwrap(), 0);
+    let before = told.len();
+    drop((lease, pool, told));
+    assert_eq!(pools_of_this_thread().len(), before - 1);
+}

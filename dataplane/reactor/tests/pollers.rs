@@ -41,7 +41,7 @@ fn reactor(id: u32) -> ReactorHandle {
 
 #[test]
 fn a_waiting_device_keeps_its_reactor_awake_and_an_idle_one_does_not() {
-    const ROUNDS: u64 = 100_000;
+    const ROUNDS: u64 = 10_000;
     let reactor = reactor(220);
     let polls = Arc::new(AtomicU64::new(0));
     let (report, reports) = mpsc::channel();

@@ -10,7 +10,7 @@ use crate::tree;
 /// Each crate of the workspace and the others it may use. Development dependencies are free.
 const MAY_USE: [(&str, &[&str]); 20] = [
     ("penstock-units", &[]),
-    ("penstock-async-nvme", &["units", "nvme"]),
+    ("penstock-async-nvme", &["units", "nvme", "buffer"]),
     ("penstock-nvme", &["units"]),
     ("penstock-buffer", &["units"]),
     ("penstock-block", &["units", "buffer"]),

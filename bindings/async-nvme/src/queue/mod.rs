@@ -106,9 +106,10 @@ impl Shadow {
     }
 }
 
-struct Request<R> {
+struct Request<M, T> {
     io: Io,
-    inner: R,
+    memory: M,
+    tag: T,
     /// Blocks that have been put into commands.
     sent_blocks: u64,
     /// How far the memory has been described.
@@ -121,7 +122,7 @@ struct Request<R> {
     result: Result<u64, IoError>,
 }
 
-impl<R> Request<R> {
+impl<M, T> Request<M, T> {
     fn is_sent(&self) -> bool {
         self.result.is_err() || self.sent_blocks >= self.io.blocks.max(1)
     }
@@ -140,12 +141,12 @@ pub struct QueueStats {
     pub resent_requests: u64,
 }
 
-/// A queue pair in use. `R` is what comes with a request and goes back with its end.
-pub struct Queue<R> {
+/// A queue pair in use. `M` is the memory of a request, `T` whatever else goes back with its end.
+pub struct Queue<M, T> {
     submission: Submission,
     completions: Completions,
     commands: Commands,
-    requests: Vec<Option<Request<R>>>,
+    requests: Vec<Option<Request<M, T>>>,
     free_requests: Vec<u32>,
     /// Requests with more to send, in order.
     line: VecDeque<u32>,
@@ -203,12 +204,12 @@ impl QueueParts {
     }
 }
 
-impl<R: Buffers> Queue<R> {
+impl<M: Buffers, T> Queue<M, T> {
     /// Opens a queue pair on this thread.
     ///
     /// # Errors
     /// [`DmaError::Memory`] where the parts do not fit each other.
-    pub fn open(parts: QueueParts) -> Result<Queue<R>, DmaError> {
+    pub fn open(parts: QueueParts) -> Result<Queue<M, T>, DmaError> {
         let misfit = || DmaError::Memory {
             len_bytes: parts.memory.len(),
             source: std::io::Error::other("the parts of the queue pair do not fit"),
@@ -285,10 +286,11 @@ impl<R: Buffers> Queue<R> {
     /// Takes a request. It is sent as far as there is room, the rest later; the controller hears of
     /// it at [`Queue::round_end`]. Its end comes out of [`Queue::next_done`].
     #[inline]
-    pub fn submit(&mut self, io: Io, inner: R) {
+    pub fn submit(&mut self, io: Io, memory: M, tag: T) {
         let request = Request {
             io,
-            inner,
+            memory,
+            tag,
             sent_blocks: 0,
             cursor: Cursor::default(),
             outstanding: 0,
@@ -307,7 +309,7 @@ impl<R: Buffers> Queue<R> {
         }
     }
 
-    fn keep(&mut self, request: Request<R>) -> u32 {
+    fn keep(&mut self, request: Request<M, T>) -> u32 {
         if let Some(index) = self.free_requests.pop() {
             self.requests[index as usize] = Some(request);
             return index;
@@ -319,7 +321,7 @@ impl<R: Buffers> Queue<R> {
         u32::try_from(self.requests.len() - 1).unwrap_or_else(|_| std::process::abort())
     }
 
-    fn request(&mut self, index: u32) -> Option<&mut Request<R>> {
+    fn request(&mut self, index: u32) -> Option<&mut Request<M, T>> {
         self.requests.get_mut(index as usize)?.as_mut()
     }
 
@@ -409,7 +411,7 @@ impl<R: Buffers> Queue<R> {
 
     /// The next request that ended, from what the controller has posted so far.
     #[inline]
-    pub fn next_done(&mut self) -> Option<Done<R>> {
+    pub fn next_done(&mut self) -> Option<Done<M, T>> {
         if let Some(index) = self.ended.pop_front() {
             return self.take_out(index);
         }
@@ -425,7 +427,7 @@ impl<R: Buffers> Queue<R> {
     }
 
     #[inline]
-    fn completed(&mut self, cqe: &Cqe) -> Option<Done<R>> {
+    fn completed(&mut self, cqe: &Cqe) -> Option<Done<M, T>> {
         let Some(index) = self.commands.give_back(cqe.command_id().0) else {
             self.stats.stray_completions += 1;
             // What the controller says can no longer be trusted.
@@ -449,7 +451,7 @@ impl<R: Buffers> Queue<R> {
     }
 
     #[inline]
-    fn take_out(&mut self, index: u32) -> Option<Done<R>> {
+    fn take_out(&mut self, index: u32) -> Option<Done<M, T>> {
         let request = self.requests.get_mut(index as usize)?.take()?;
         self.free_requests.push(index);
         if request.in_line {
@@ -457,7 +459,8 @@ impl<R: Buffers> Queue<R> {
         }
         Some(Done {
             result: request.result,
-            request: request.inner,
+            memory: request.memory,
+            tag: request.tag,
         })
     }
 
@@ -572,7 +575,7 @@ impl<R: Buffers> Queue<R> {
     }
 }
 
-impl<R> Drop for Queue<R> {
+impl<M, T> Drop for Queue<M, T> {
     fn drop(&mut self) {
         if self.stage != Stage::Gone && self.commands.in_use() > 0 {
             // The controller may still write to the memory of these: it is never given back.
@@ -591,7 +594,11 @@ impl<R> Drop for Queue<R> {
 
 /// Blocks of the next command of a request.
 #[inline]
-fn piece<R: Buffers>(request: &Request<R>, slba: Lba, limits: &Limits) -> Result<u64, IoError> {
+fn piece<M: Buffers, T>(
+    request: &Request<M, T>,
+    slba: Lba,
+    limits: &Limits,
+) -> Result<u64, IoError> {
     let io = &request.io;
     let left = io.blocks.saturating_sub(request.sent_blocks);
     let most = match io.verb {
@@ -612,14 +619,20 @@ fn piece<R: Buffers>(request: &Request<R>, slba: Lba, limits: &Limits) -> Result
         return Ok(blocks);
     }
     let want = usize::try_from(blocks << io.block_shift).map_err(|_| IoError::Invalid)?;
-    let bytes = data::describable(&request.inner, request.cursor, want, io.block_shift, limits)?;
+    let bytes = data::describable(
+        &request.memory,
+        request.cursor,
+        want,
+        io.block_shift,
+        limits,
+    )?;
     Ok(bytes as u64 >> io.block_shift)
 }
 
 /// Describes the memory of one command.
 #[inline]
-fn data_pointer<R: Buffers>(
-    request: &mut Request<R>,
+fn data_pointer<M: Buffers, T>(
+    request: &mut Request<M, T>,
     sqe: Sqe,
     slba: Lba,
     blocks: u64,
@@ -638,7 +651,7 @@ fn data_pointer<R: Buffers>(
             let bytes = usize::try_from(blocks << io.block_shift).map_err(|_| IoError::Invalid)?;
             data::point(
                 sqe,
-                &request.inner,
+                &request.memory,
                 &mut request.cursor,
                 bytes,
                 list,
