@@ -105,7 +105,10 @@ fn broken_connection(status: &Status, endpoint: &str) -> Option<Failure> {
         return Some(Failure::new(Exit::TimeOver, told));
     }
     let remedy = match endpoint.starts_with("https://") {
-        true => "does the server take this certificate? --cert and --key (`penstock certs show`)",
+        true => {
+            "the server wants a certificate of its authority that has not expired: --cert and --key \
+             (`penstock certs show`); its log says why it lets a client not in"
+        }
         false => "does the server speak TLS? then it is https:// with --ca, --cert and --key",
     };
     let told = format!(

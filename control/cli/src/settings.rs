@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::certs;
 use crate::failure::{Failure, Outcome};
 use crate::output::Format;
 use crate::quantity::parse_duration;
@@ -112,7 +113,12 @@ impl Settings {
             .map(|e| endpoint(e, tls))
             .collect::<Outcome<_>>()?;
         let identity = match (&cert, &key) {
-            (Some(cert), Some(key)) => Some((read(cert, "--cert")?, read(key, "--key")?)),
+            (Some(cert), Some(key)) => {
+                let pair = (read(cert, "--cert")?, read(key, "--key")?);
+                // The server's refusal is often lost with the connection.
+                certs::refuse_expired(cert)?;
+                Some(pair)
+            }
             (None, None) => None,
             _ => {
                 return Err(Failure::usage(

@@ -4,40 +4,14 @@
 #![allow(dead_code, reason = "of the shared part, the other tests use more")]
 
 mod fake;
+mod programs;
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use fake::{penstock, told};
-
-/// Whether both programs are beside this one; says so where they are not.
-fn both_are_built() -> bool {
-    let beside = Path::new(env!("CARGO_BIN_EXE_penstock"))
-        .parent()
-        .expect("a folder");
-    let missing = ["penstock-control", "penstock-node"].map(|name| (name, beside.join(name)));
-    for (name, path) in missing {
-        if !path.exists() {
-            eprintln!("skipped: {name} is not built: cargo build -p {name}");
-            return false;
-        }
-    }
-    true
-}
-
-/// A port that is free, and the next one too, where control has its metrics.
-fn free_port() -> u16 {
-    let tried = (0..100).find_map(|_| {
-        let first = TcpListener::bind("127.0.0.1:0").ok()?;
-        let port = first.local_addr().ok()?.port();
-        TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
-        Some(port)
-    });
-    tried.expect("two free ports")
-}
+use programs::{both_are_built, free_port, within};
 
 struct Running {
     process: Child,
@@ -97,14 +71,6 @@ fn up(folder: &Path) -> Running {
 fn gone(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.is_empty() || status.contains("State:\tZ")
-}
-
-fn within(seconds: u64, what: &str, done: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(seconds);
-    while !done() {
-        assert!(Instant::now() < until, "not within {seconds} s: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 fn run(endpoint: &str, line: &str) -> String {

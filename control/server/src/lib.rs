@@ -31,6 +31,7 @@ pub mod serve;
 pub mod services;
 pub mod shared_lease;
 pub mod signal;
+pub mod tls;
 pub mod token;
 pub mod validate;
 pub mod watch;

@@ -15,8 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -27,6 +26,7 @@ use crate::env::Env;
 use crate::http::{self, Live};
 use crate::mirror::Mirror;
 use crate::schema;
+use crate::tls::{self, Tls};
 
 /// How often a silent connection is tested, and how long an answer may take: an agent that is gone
 /// without a word is noticed after both.
@@ -49,7 +49,7 @@ pub struct Bound {
     config: Config,
     api: TcpListener,
     http: Option<TcpListener>,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<Tls>,
 }
 
 /// Opens the sockets.
@@ -57,7 +57,7 @@ pub struct Bound {
 /// # Errors
 /// A port in use, or a file for TLS that cannot be read.
 pub async fn bind(config: Config) -> anyhow::Result<Bound> {
-    let tls = tls(&config)?;
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     let api = listen(config.listen, "control.listen").await?;
     let http = match config.metrics_listen {
         Some(address) => Some(listen(address, "metrics.listen").await?),
@@ -75,30 +75,6 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("{key}: cannot listen on {address}; another process may do so, choose another port")
     })
-}
-
-fn tls(config: &Config) -> anyhow::Result<Option<ServerTlsConfig>> {
-    let Some(files) = &config.tls else {
-        return Ok(None);
-    };
-    let read = |key: &str, file: &std::path::Path| {
-        std::fs::read(file).with_context(|| {
-            format!(
-                "tls.{key}: {} cannot be read; check the path and its permissions",
-                file.display()
-            )
-        })
-    };
-    let own = Identity::from_pem(
-        read("cert_file", &files.cert_file)?,
-        read("key_file", &files.key_file)?,
-    );
-    let authority = Certificate::from_pem(read("ca_file", &files.ca_file)?);
-    let tls = ServerTlsConfig::new()
-        .identity(own)
-        .client_ca_root(authority)
-        .timeout(Duration::from_secs(10));
-    Ok(Some(tls))
 }
 
 impl Bound {
@@ -169,32 +145,32 @@ impl Bound {
         control: &Control,
         mut stop: watch::Receiver<bool>,
     ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
-        let mut server = Server::builder()
+        let server = Server::builder()
             .tcp_nodelay(true)
             .http2_keepalive_interval(Some(PING.0))
             .http2_keepalive_timeout(Some(PING.1));
-        if let Some(tls) = &self.tls {
-            server = server
-                .tls_config(tls.clone())
-                .context("tls: certificate and key do not fit together, or are damaged")?;
-        }
         let (health, reporter) = health(control);
         let routes = routes(control)?.add_service(health);
-        let incoming = TcpIncoming::from(TcpListener::from_std(duplicate(&self.api)?)?)
-            .with_nodelay(Some(true));
+        let listener = TcpListener::from_std(duplicate(&self.api)?)?;
         let address = self.api.local_addr()?;
-        let secure = self.tls.is_some();
+        let tls = self.tls.clone();
         let calls = Calls::new(Arc::clone(&control.env.metrics));
         Ok(async move {
-            tracing::info!(%address, tls = secure, "serving the API");
+            tracing::info!(%address, tls = tls.is_some(), "serving the API");
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            let served = server
-                .layer(calls)
-                .add_routes(routes)
-                .serve_with_incoming_shutdown(incoming, stopped)
-                .await;
+            let server = server.layer(calls).add_routes(routes);
+            let served = match tls {
+                Some(tls) => {
+                    let incoming = tls.incoming(listener);
+                    server.serve_with_incoming_shutdown(incoming, stopped).await
+                }
+                None => {
+                    let incoming = tls::plain(listener);
+                    server.serve_with_incoming_shutdown(incoming, stopped).await
+                }
+            };
             reporter.abort();
             served.context("the API can no longer be served")
         })

@@ -187,6 +187,26 @@ pub fn read(path: &Path) -> Outcome<Told> {
     })
 }
 
+/// Refuses a certificate that has expired.
+///
+/// # Errors
+/// It has. What is no certificate is left to whoever uses it.
+pub fn refuse_expired(path: &Path) -> Outcome {
+    let end = files::read(path).and_then(|text| {
+        parsed(path, &text, |parsed| {
+            parsed.validity.not_after.to_datetime()
+        })
+    });
+    match end {
+        Ok(end) if end <= OffsetDateTime::now_utc() => Err(Failure::usage(format!(
+            "--cert: {} has expired on {}; `penstock certs issue` makes another",
+            path.display(),
+            end.date()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn alternative_names(parsed: &X509Certificate<'_>) -> Vec<String> {
     let extension = parsed.subject_alternative_name().ok().flatten();
     let names = extension.map(|extension| extension.value.general_names.clone());

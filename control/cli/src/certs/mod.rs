@@ -5,6 +5,7 @@
 //! use them.
 
 mod authority;
+pub use authority::refuse_expired;
 mod files;
 
 use std::path::{Path, PathBuf};
