@@ -9,6 +9,8 @@ mod io_queue;
 mod memory;
 pub mod pci;
 mod queue;
+#[cfg(feature = "soft")]
+pub mod soft;
 pub mod vfio;
 
 pub use bar::Bar;

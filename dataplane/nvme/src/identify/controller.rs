@@ -352,6 +352,8 @@ pub const OACS_FORMAT: u16 = 1 << 1;
 pub const OACS_FIRMWARE: u16 = 1 << 2;
 /// OACS bit: namespace management.
 pub const OACS_NAMESPACE_MANAGEMENT: u16 = 1 << 3;
+/// OACS bit: Doorbell Buffer Config.
+pub const OACS_DOORBELL_BUFFER: u16 = 1 << 8;
 
 /// LPA bit: SMART log of a namespace.
 pub const LPA_SMART_NAMESPACE: u8 = 1 << 0;
@@ -410,6 +412,8 @@ pub const ANACAP_GROUP_ID: u8 = 1 << 7;
 
 /// SGLS bits: SGLs supported, no alignment needed.
 pub const SGLS_SUPPORTED: u32 = 1;
+/// SGLS bits: SGLs supported, data in dwords.
+pub const SGLS_SUPPORTED_DWORD: u32 = 2;
 /// SGLS bit: keyed SGL data blocks supported (RDMA).
 pub const SGLS_KEYED: u32 = 1 << 2;
 /// SGLS bit: offsets in SGL descriptors (in-capsule data) supported.

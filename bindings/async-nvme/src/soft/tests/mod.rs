@@ -1,0 +1,8 @@
+//! Tests of the model itself, driven by a host that is nothing but rings.
+
+mod admin;
+mod faults;
+mod host;
+mod io;
+mod memory;
+mod registers;
