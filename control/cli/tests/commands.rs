@@ -247,6 +247,10 @@ fn orphans_are_shown_and_resolved_by_a_persons_word() {
     };
     let status = NodeStatus {
         orphans: vec![orphan],
+        orphan_objects: vec![OrphanObject {
+            name: "subsystems/s/namespaces/n".into(),
+            volume: "volumes/v2".into(),
+        }],
         ..NodeStatus::default()
     };
     let node = Node {
@@ -255,7 +259,9 @@ fn orphans_are_shown_and_resolved_by_a_persons_word() {
         ..Node::default()
     };
     fake.state().nodes.insert("nodes/n1".into(), node);
-    let (_, out, _) = run(&fake, "node orphans");
+    let (_, out, err) = run(&fake, "node orphans");
+    let told = "nodes/n1 serves subsystems/s/namespaces/n without the store's knowledge";
+    assert!(err.contains(told) && err.contains("of volumes/v2"), "{err}");
     assert!(
         out.contains("n1    u1          v1      MissingInStore  1 GiB"),
         "{out}"

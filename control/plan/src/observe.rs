@@ -5,8 +5,8 @@
 
 use penstock_api::v1::{
     Condition, ConditionStatus, Inventory, Listener, ListenerStatus, Namespace, NamespaceStatus,
-    Node, NodeStatus, ObservedObject, ObservedVolume, Operation, OperationError, Report, Volume,
-    VolumeState, VolumeStatus,
+    Node, NodeStatus, ObservedObject, ObservedVolume, Operation, OperationError, OrphanObject,
+    Report, Volume, VolumeState, VolumeStatus,
 };
 use penstock_api::well_known::Timestamp;
 
@@ -517,10 +517,12 @@ pub fn node_report(
     }
     if report.orphans_told {
         status.orphans.clone_from(&report.orphans);
+        status.orphan_objects.clone_from(&report.orphan_objects);
     }
     // Its session lives. The Hello may have said so to a store that was put back since.
     online(&mut status.conditions, now);
     let orphans = status.orphans.len();
+    let none = orphans == 0 && status.orphan_objects.is_empty();
     // A report from before the agent took this store's state tells of another revision.
     let current = report.accepted_revision == sent_revision;
     let conditions = &mut status.conditions;
@@ -530,6 +532,8 @@ pub fn node_report(
              ResolveOrphan (ADOPT or DELETE)"
         );
         (ConditionStatus::False, "Orphans", message)
+    } else if let Some(message) = orphan_objects(&status.orphan_objects) {
+        (ConditionStatus::False, "OrphanObjects", message)
     } else if report.synced && current {
         (
             ConditionStatus::True,
@@ -544,8 +548,22 @@ pub fn node_report(
         )
     };
     set_condition(conditions, "Synced", holds, reason, &message, now);
-    if report.orphans_told && orphans == 0 && current {
+    if report.orphans_told && none && current {
         not_regressed(conditions, now);
     }
     status
+}
+
+/// What to do about namespaces and listeners that only the node knows, if there are any.
+fn orphan_objects(objects: &[OrphanObject]) -> Option<String> {
+    let first = objects.first()?;
+    let what = match (first.volume.as_str(), objects.len() - 1) {
+        ("", 0) => first.name.clone(),
+        (volume, 0) => format!("{} of {volume}", first.name),
+        (_, more) => format!("{} and {more} more", first.name),
+    };
+    Some(format!(
+        "it serves {what} without the store's knowledge, see its orphan_objects: create each again (of \
+         the same volume, or at the same address), and delete it then where it is not wanted"
+    ))
 }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use penstock_api::v1::{
     BlockSize, Condition, ConditionStatus, Extent, Layout, Listener, ListenerSpec, Namespace,
-    NamespaceSpec, Node, ObservedObject, ObservedVolume, Operation, Orphan, Report, Subsystem,
-    SubsystemSpec, SubsystemStatus, TransportAddress, Volume, VolumeSpec, VolumeState,
+    NamespaceSpec, Node, ObservedObject, ObservedVolume, Operation, Orphan, OrphanObject, Report,
+    Subsystem, SubsystemSpec, SubsystemStatus, TransportAddress, Volume, VolumeSpec, VolumeState,
 };
 use penstock_api::well_known::Timestamp;
 use penstock_plan::desired;
@@ -416,22 +416,30 @@ fn a_node_that_has_seen_more_than_the_store_is_told_of() {
 #[test]
 fn a_node_is_synced_when_it_has_carried_out_the_last_word() {
     let table = [
-        (10, true, 0, "Synced"),
-        (9, true, 0, "Applying"),
-        (11, true, 0, "Applying"),
-        (10, false, 0, "Applying"),
-        (10, true, 1, "Orphans"),
+        (10, true, 0, 0, "Synced"),
+        (9, true, 0, 0, "Applying"),
+        (11, true, 0, 0, "Applying"),
+        (10, false, 0, 0, "Applying"),
+        (10, true, 1, 0, "Orphans"),
+        (10, true, 0, 2, "OrphanObjects"),
+        (10, true, 1, 1, "Orphans"),
     ];
-    for (accepted_revision, synced, orphans, reason) in table {
+    for (accepted_revision, synced, orphans, objects, reason) in table {
         let orphans = vec![Orphan::default(); orphans];
+        let object = OrphanObject {
+            name: "subsystems/s/namespaces/n".to_owned(),
+            volume: "volumes/v".to_owned(),
+        };
         let report = Report {
             accepted_revision,
             synced,
             orphans_told: true,
             orphans,
+            orphan_objects: vec![object; objects],
             ..Report::default()
         };
         let status = observe::node_report(&Node::default(), &report, 10, &at(1));
+        assert_eq!(status.orphan_objects.len(), objects);
         let told = condition(&status.conditions, "Synced");
         assert_eq!(told.reason, reason);
         assert_eq!(told.status() == ConditionStatus::True, reason == "Synced");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
-use penstock_api::v1::{Node, NodeSpec, Orphan, OrphanAction, ResolveOrphanRequest};
+use penstock_api::v1::{Node, NodeSpec, Orphan, OrphanAction, OrphanObject, ResolveOrphanRequest};
 
 use super::Session;
 use super::device::Cordon;
@@ -203,15 +203,27 @@ impl Orphans {
         let mut found = Vec::new();
         for object in nodes {
             let Object::Node(node) = object else { continue };
-            let orphans = node.status.unwrap_or_default().orphans;
-            found.extend(
-                orphans
-                    .into_iter()
-                    .map(|orphan| (node.name.clone(), orphan)),
-            );
+            let status = node.status.unwrap_or_default();
+            let orphans = status.orphans.into_iter();
+            found.extend(orphans.map(|orphan| (node.name.clone(), orphan)));
+            for object in status.orphan_objects {
+                note(&unknown(&node.name, &object));
+            }
         }
         print(session.format, &found)
     }
+}
+
+/// What to say of a namespace or listener that only the node knows.
+fn unknown(node: &str, object: &OrphanObject) -> String {
+    let (name, same) = match object.volume.as_str() {
+        "" => (object.name.clone(), "at the same address".to_owned()),
+        volume => (object.name.clone(), format!("of {volume}")),
+    };
+    format!(
+        "{node} serves {name} without the store's knowledge: create it again ({same}), and delete it \
+         then where it is not wanted"
+    )
 }
 
 fn print(format: Format, found: &[(String, Orphan)]) -> Outcome {

@@ -131,10 +131,16 @@ impl AgentState {
         if !(subsystems.is_empty() && namespaces.is_empty() && listeners.is_empty()) {
             self.bump();
         }
-        // A volume that goes may have waited for just these.
-        namespaces
+        // One without a namespace goes.
+        subsystems
             .into_iter()
-            .for_each(|uid| self.touch(Key::Namespace(uid)));
+            .for_each(|uid| self.touch(Key::Subsystem(uid)));
+        // A volume that goes may have waited for just these.
+        for uid in namespaces {
+            self.loose.insert(Key::Namespace(uid.clone()));
+            self.touch(Key::Namespace(uid));
+        }
+        self.loose.extend(listeners.into_iter().map(Key::Listener));
     }
 
     /// Makes a volume an orphan, or ends that; notes why the store's version was not taken.
@@ -385,11 +391,15 @@ impl AgentState {
 
     fn accept_subsystem(&mut self, subsystem: DesiredSubsystem) {
         let key = Key::Subsystem(subsystem.uid.clone());
-        if subsystem.deleted && !self.subsystems.contains_key(&subsystem.uid) {
-            return;
-        }
         let version = self.version + 1;
-        if accept_object(&mut self.subsystems, subsystem, version) {
+        let news = if subsystem.deleted {
+            // Namespaces that the store does not know may need it: it goes with the last.
+            let held = self.subsystems.get_mut(&subsystem.uid);
+            held.is_some_and(|held| held.end(version))
+        } else {
+            accept_object(&mut self.subsystems, subsystem, version)
+        };
+        if news {
             self.bump();
             self.failed.remove(&key);
             self.touch(key);

@@ -140,9 +140,11 @@ impl AgentState {
         }
         let orphans: BTreeSet<String> = saved.orphans.into_iter().collect();
         let is_orphan = |uid: &str| orphans.contains(uid);
-        for desired in saved.subsystems {
+        for mut desired in saved.subsystems {
             state.touch(Key::Subsystem(desired.uid.clone()));
-            let orphan = is_orphan(&desired.uid);
+            // Older versions noted the end here, where now an orphan is meant.
+            let ended = std::mem::take(&mut desired.deleted);
+            let orphan = is_orphan(&desired.uid) || ended;
             state
                 .subsystems
                 .insert(desired.uid.clone(), restored(desired, orphan));
@@ -151,6 +153,7 @@ impl AgentState {
             state.touch(Key::Namespace(desired.uid.clone()));
             state.index(&desired);
             let orphan = is_orphan(&desired.uid);
+            state.note_loose(Key::Namespace(desired.uid.clone()), orphan);
             state
                 .namespaces
                 .insert(desired.uid.clone(), restored(desired, orphan));
@@ -158,6 +161,7 @@ impl AgentState {
         for desired in saved.listeners {
             state.touch(Key::Listener(desired.uid.clone()));
             let orphan = is_orphan(&desired.uid);
+            state.note_loose(Key::Listener(desired.uid.clone()), orphan);
             state
                 .listeners
                 .insert(desired.uid.clone(), restored(desired, orphan));
@@ -165,6 +169,12 @@ impl AgentState {
         state.ports.desired = saved.ports;
         state.touch(Key::Ports);
         Ok(state)
+    }
+
+    fn note_loose(&mut self, key: Key, orphan: bool) {
+        if orphan {
+            self.loose.insert(key);
+        }
     }
 
     fn restore_volume(&mut self, saved: SavedVolume) -> Result<(), Damaged> {

@@ -10,7 +10,11 @@
 //! - A volume that was READY once is cleared only after a `deleted` for its uid, whose layout's epoch
 //!   is not below the one held. A person's word on an orphan comes as just that.
 //! - Extents that two volumes claim belong to the one that had them first; the other waits.
-//! - What a complete state lacks is served on, as orphan.
+//! - What a complete state lacks is served on, as orphan: a volume until a person decides, a namespace
+//!   or listener until the store has another for the same volume or address, or the volume goes.
+//! - A subsystem that is not wanted, by a `deleted` or because a complete state lacks it, is served as
+//!   long as a namespace is in it and goes with the last: without one it holds no data and no host has
+//!   a use for it. So one whose end was not told, because the stream broke before, does not stay.
 //! - A uid that was deleted never comes back.
 
 mod accept;
@@ -26,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use penstock_api::v1::{
     Desired, DesiredListener, DesiredNamespace, DesiredSubsystem, DesiredVolume, Inventory,
-    ObservedObject, ObservedVolume, RemotePort,
+    ObservedObject, ObservedVolume, OrphanObject, RemotePort,
 };
 
 pub use step::{Accepted, Damaged, Refusal, SaveMark, Step, StepError};
@@ -69,6 +73,7 @@ struct Told {
     revision: i64,
     synced: bool,
     orphans: BTreeSet<String>,
+    orphan_objects: Vec<OrphanObject>,
 }
 
 /// Everything a node must remember, and how far it has come since the start of the process.
@@ -111,6 +116,8 @@ pub struct AgentState {
     failed: BTreeSet<Key>,
     /// Volumes that are orphans.
     orphans: BTreeSet<String>,
+    /// All namespaces and listeners that are orphans, and perhaps some that were.
+    loose: BTreeSet<Key>,
     /// Of what is not held: the version from which on it may be told, and what.
     answers: BTreeMap<String, (u64, Answer)>,
     /// Parts of a complete state that has not ended.

@@ -76,11 +76,23 @@ pub(super) struct Held<D> {
     pub(super) running: bool,
     /// How the last step failed.
     pub(super) error: Option<StepError>,
-    /// The last complete state lacks it: served on.
+    /// The last complete state lacks it: served on. A subsystem: not wanted for itself any more.
     pub(super) orphan: bool,
     /// The version of the state that first has it as it is.
     pub(super) since: u64,
     pub(super) encoded: Encoded,
+}
+
+impl Held<DesiredSubsystem> {
+    /// It is not wanted any more, and goes with the last namespace in it. Whether that is news.
+    pub(super) fn end(&mut self, version: u64) -> bool {
+        let news = !std::mem::replace(&mut self.orphan, true);
+        if news {
+            self.error = None;
+            self.since = version;
+        }
+        news
+    }
 }
 
 impl<D: Object> Held<D> {
@@ -94,6 +106,11 @@ impl<D: Object> Held<D> {
             since,
             encoded: None,
         }
+    }
+
+    /// It is served without the store's knowledge.
+    pub(super) fn is_loose(&self) -> bool {
+        self.orphan && !self.desired.deleted()
     }
 
     /// A step can be thought of.

@@ -1,7 +1,8 @@
 //! What is told to control.
 
 use penstock_api::v1::{
-    DesiredListener, DesiredNamespace, ObservedObject, ObservedVolume, Orphan, Report, VolumeState,
+    DesiredListener, DesiredNamespace, ObservedObject, ObservedVolume, Orphan, OrphanObject,
+    Report, VolumeState,
 };
 
 use super::object::{Held, Object};
@@ -25,7 +26,9 @@ impl AgentState {
             std::mem::take(&mut self.changed)
         };
         self.changed.clear();
-        let mut orphans = full || self.told.orphans != self.orphans;
+        let objects = self.loose_objects();
+        let mut orphans =
+            full || self.told.orphans != self.orphans || self.told.orphan_objects != objects;
         for key in keys {
             if !self.is_saved(&key) {
                 self.changed.insert(key);
@@ -36,15 +39,14 @@ impl AgentState {
         }
         self.tell_answers(&mut report);
         // Who is an orphan is told only as saved, too.
-        if orphans
-            && self
-                .orphans
-                .iter()
-                .all(|uid| self.is_saved(&Key::Volume(uid.clone())))
-        {
+        let volumes = self.orphans.iter().cloned().map(Key::Volume);
+        let all: Vec<Key> = volumes.chain(self.loose.iter().cloned()).collect();
+        if orphans && all.iter().all(|key| self.is_saved(key)) {
             report.orphans_told = true;
             report.orphans = self.orphan_list();
+            report.orphan_objects.clone_from(&objects);
             self.told.orphans.clone_from(&self.orphans);
+            self.told.orphan_objects = objects;
         }
         if full || self.inventory_changed {
             report.inventory.clone_from(&self.inventory);
@@ -61,6 +63,36 @@ impl AgentState {
         self.told.revision = report.accepted_revision;
         self.told.synced = report.synced;
         news.then_some(report)
+    }
+
+    /// Namespaces and listeners served without the store's knowledge, without those that go or are
+    /// told with their volume.
+    fn loose_objects(&mut self) -> Vec<OrphanObject> {
+        let (namespaces, listeners) = (&self.namespaces, &self.listeners);
+        self.loose.retain(|key| match key {
+            Key::Namespace(uid) => namespaces.get(uid).is_some_and(Held::is_loose),
+            Key::Listener(uid) => listeners.get(uid).is_some_and(Held::is_loose),
+            Key::Volume(_) | Key::Subsystem(_) | Key::Ports => false,
+        });
+        let object = |key: &Key| match key {
+            Key::Namespace(uid) => {
+                let namespace = &namespaces.get(uid)?.desired;
+                if self.orphans.contains(&namespace.volume_uid) {
+                    return None;
+                }
+                let volume = self.volumes.get(&namespace.volume_uid)?;
+                Some(OrphanObject {
+                    name: namespace.name.clone(),
+                    volume: volume.desired.name.clone(),
+                })
+            }
+            Key::Listener(uid) => Some(OrphanObject {
+                name: listeners.get(uid)?.desired.name.clone(),
+                volume: String::new(),
+            }),
+            Key::Volume(_) | Key::Subsystem(_) | Key::Ports => None,
+        };
+        self.loose.iter().filter_map(object).collect()
     }
 
     fn all_keys(&self) -> std::collections::BTreeSet<Key> {

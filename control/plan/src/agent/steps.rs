@@ -120,17 +120,15 @@ impl AgentState {
     fn subsystem_step(&mut self, uid: &str) -> Option<Step> {
         let in_use = self.by_subsystem.contains_key(uid);
         let held = self.subsystems.get_mut(uid)?;
-        if !held.is_idle() || held.is_settled() {
+        let goes = held.orphan && !in_use;
+        if !held.is_idle() || (held.is_settled() && !goes) {
             return None;
         }
-        if !held.desired.deleted {
+        if !goes {
             held.running = true;
             return Some(Step::ServeSubsystem {
                 subsystem: held.desired.clone(),
             });
-        }
-        if in_use {
-            return None;
         }
         if held.served.is_some() {
             held.running = true;
@@ -176,7 +174,7 @@ impl AgentState {
     pub(super) fn waits_for(&self, uid: &str) -> Option<(&'static str, String)> {
         let namespace = &self.namespaces.get(uid)?.desired;
         let subsystem = self.subsystems.get(&namespace.subsystem_uid);
-        if subsystem.is_none_or(|held| held.served.is_none() || held.desired.deleted) {
+        if subsystem.is_none_or(|held| held.served.is_none()) {
             return Some((
                 "SubsystemMissing",
                 "its subsystem is not served here (yet)".to_owned(),
@@ -232,6 +230,14 @@ impl AgentState {
                 namespace.subsystem_uid == subsystem_uid
             };
             if self.namespaces.get(uid).is_some_and(here) {
+                self.forgive(&key);
+            }
+        }
+    }
+
+    fn forgive_failed(&mut self, which: impl Fn(&Key) -> bool) {
+        for key in self.failed.clone() {
+            if which(&key) {
                 self.forgive(&key);
             }
         }
@@ -349,7 +355,11 @@ impl AgentState {
         match (result, step) {
             (Err(error), _) => held.error = Some(error),
             (Ok(()), Step::ServeSubsystem { subsystem }) => held.served = Some(subsystem.clone()),
-            (Ok(()), _) => held.served = None,
+            (Ok(()), _) => {
+                held.served = None;
+                // Its NQN may be what others failed for.
+                self.forgive_failed(|key| matches!(key, Key::Subsystem(_)));
+            }
         }
         self.touch_namespaces_of_subsystem(uid);
     }
@@ -377,11 +387,7 @@ impl AgentState {
             (Ok(()), _) => {
                 held.served = None;
                 // Its address may be what others failed for.
-                for key in self.failed.clone() {
-                    if matches!(key, Key::Listener(_)) {
-                        self.forgive(&key);
-                    }
-                }
+                self.forgive_failed(|key| matches!(key, Key::Listener(_)));
             }
         }
     }

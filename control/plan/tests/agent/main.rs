@@ -8,3 +8,4 @@ mod node;
 mod property;
 mod stories;
 mod table;
+mod unknown;

@@ -28,10 +28,12 @@ pub struct Node {
     words: BTreeSet<String>,
     /// Volumes that the agent durably knows to be gone for good.
     dead: BTreeSet<String>,
-    pub subsystems: BTreeSet<String>,
+    /// Subsystems with their NQNs.
+    pub subsystems: BTreeMap<String, String>,
     /// Namespaces with their volumes.
     pub namespaces: BTreeMap<String, DesiredNamespace>,
-    pub listeners: BTreeSet<String>,
+    /// Listeners with their ports.
+    pub listeners: BTreeMap<String, u32>,
     /// Extents that control was told to be ready.
     pub told_ready: BTreeMap<String, u32>,
     /// Steps done so far, by name and uid.
@@ -50,9 +52,9 @@ impl Node {
             data: BTreeMap::new(),
             words: BTreeSet::new(),
             dead: BTreeSet::new(),
-            subsystems: BTreeSet::new(),
+            subsystems: BTreeMap::new(),
             namespaces: BTreeMap::new(),
-            listeners: BTreeSet::new(),
+            listeners: BTreeMap::new(),
             told_ready: BTreeMap::new(),
             log: Vec::new(),
             failing: BTreeSet::new(),
@@ -174,7 +176,8 @@ impl Node {
                 self.open.remove(uid);
             }
             Step::ServeSubsystem { subsystem } => {
-                self.subsystems.insert(subsystem.uid.clone());
+                let (uid, nqn) = (subsystem.uid.clone(), subsystem.nqn.clone());
+                return take(&mut self.subsystems, uid, nqn);
             }
             Step::RemoveSubsystem { uid } => {
                 assert!(
@@ -185,7 +188,10 @@ impl Node {
             }
             Step::ServeNamespace { namespace } => return self.serve(namespace),
             Step::RemoveNamespace { uid } => drop(self.namespaces.remove(uid)),
-            Step::AddListener { listener } => drop(self.listeners.insert(listener.uid.clone())),
+            Step::AddListener { listener } => {
+                let port = listener.address.as_ref().map_or(0, |address| address.port);
+                return take(&mut self.listeners, listener.uid.clone(), port);
+            }
             Step::RemoveListener { uid } => drop(self.listeners.remove(uid)),
             Step::SetRemotePorts { .. } => {}
         }
@@ -194,7 +200,7 @@ impl Node {
 
     fn serve(&mut self, namespace: &DesiredNamespace) -> Result<(), StepError> {
         assert!(
-            self.subsystems.contains(&namespace.subsystem_uid),
+            self.subsystems.contains_key(&namespace.subsystem_uid),
             "no subsystem"
         );
         assert!(self.open.contains_key(&namespace.volume_uid), "no volume");
@@ -275,6 +281,19 @@ impl Node {
             .get(uid)
             .is_some_and(|data| !data.is_empty() && data.iter().all(is_there))
     }
+}
+
+/// Gives `value` to `uid`, unless another has it.
+fn take<V: Ord>(of: &mut BTreeMap<String, V>, uid: String, value: V) -> Result<(), StepError> {
+    let taken = of.iter().any(|(other, has)| *other != uid && *has == value);
+    if taken {
+        return Err(StepError {
+            reason: "InUse".into(),
+            message: format!("another than {uid} has it"),
+        });
+    }
+    of.insert(uid, value);
+    Ok(())
 }
 
 pub fn extents(volume: &DesiredVolume) -> &[Extent] {

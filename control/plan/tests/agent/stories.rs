@@ -16,7 +16,7 @@ fn seen<'a>(report: &'a Report, uid: &str) -> &'a ObservedVolume {
 }
 
 /// A node that serves volume `v` (MiB 0 to 4) as namespace `n` of subsystem `s`.
-fn serving() -> Node {
+pub fn serving() -> Node {
     let mut node = Node::new();
     node.accept(Desired {
         volumes: vec![volume("v", 1, &[(0, 4)])],
@@ -192,7 +192,12 @@ fn what_an_older_store_lacks_is_served_on_until_a_person_decides() {
             node.settle();
             assert_eq!(
                 node.log,
-                ["remove_namespace n", "close_volume v", "clear_deleted v"]
+                [
+                    "remove_namespace n",
+                    "close_volume v",
+                    "remove_subsystem s",
+                    "clear_deleted v"
+                ]
             );
             assert!(node.agent.hello_volumes().is_empty());
         } else {

@@ -45,6 +45,7 @@ impl Seen {
         if report.orphans_told {
             self.node.orphans_told = true;
             self.node.orphans = report.orphans;
+            self.node.orphan_objects = report.orphan_objects;
         }
         if let Some(inventory) = report.inventory {
             self.set_inventory(inventory);
