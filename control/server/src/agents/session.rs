@@ -128,6 +128,14 @@ fn stopping() -> Fault {
     )
 }
 
+fn put_back() -> Fault {
+    Fault::new(
+        Code::Aborted,
+        "STORE_PUT_BACK",
+        "the store was put back to an older state: connect again to be told all that it has",
+    )
+}
+
 /// Runs the parts of a session side by side, until the first ends.
 async fn serve<S>(context: &Context, session: &Session, inbound: &mut S, out: &Out) -> Result<()>
 where
@@ -244,6 +252,9 @@ async fn tell(
         let parts = context
             .mirror
             .with(|view| told.changes(view, &pending, with_ports));
+        if told.is_lost() {
+            return Err(put_back());
+        }
         if !send_all(out, parts, shared).await {
             return Ok(());
         }

@@ -24,6 +24,55 @@ pub struct Told {
     namespaces: BTreeMap<String, DesiredNamespace>,
     listeners: BTreeMap<String, DesiredListener>,
     ports: Vec<RemotePort>,
+    /// Something it was told to have has vanished.
+    lost: bool,
+}
+
+/// What a node is told to have until it is told that it is deleted.
+trait Wanted: Clone + PartialEq {
+    fn uid(&self) -> &str;
+    fn deleted(&self) -> bool;
+}
+
+macro_rules! wanted {
+    ($($message:ty),*) => {$(
+        impl Wanted for $message {
+            fn uid(&self) -> &str {
+                &self.uid
+            }
+            fn deleted(&self) -> bool {
+                self.deleted
+            }
+        }
+    )*};
+}
+wanted!(DesiredVolume, DesiredNamespace, DesiredListener);
+
+/// Notes what is wanted now, and adds it to what is told where it is news. Whether something that
+/// was wanted has vanished without having been deleted.
+fn note<W: Wanted>(
+    told: &mut BTreeMap<String, W>,
+    key: &str,
+    now: Option<W>,
+    out: &mut Vec<W>,
+) -> bool {
+    let before = told.get(key);
+    let lost = before.is_some_and(|before| {
+        let same = now.as_ref().is_some_and(|now| now.uid() == before.uid());
+        !before.deleted() && !same
+    });
+    match now {
+        Some(now) if before != Some(&now) => {
+            out.push(now.clone());
+            told.insert(key.to_owned(), now);
+        }
+        Some(_) => {}
+        // It is gone, and the node has said so: there is nothing left to tell.
+        None => {
+            told.remove(key);
+        }
+    }
+    lost
 }
 
 impl Told {
@@ -33,6 +82,13 @@ impl Told {
             node: node.to_owned(),
             ..Told::default()
         }
+    }
+
+    /// Whether something that the node was told to have has vanished without its deletion. A store
+    /// that goes on takes a thing away only after its node has said that it is gone: this one was put
+    /// back in its place. All is to be told anew then, so that the node knows what it alone has.
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Everything that is wanted of the node: the first messages of a stream.
@@ -106,17 +162,8 @@ impl Told {
     fn volume(&mut self, view: &View, key: &str, out: &mut Desired) {
         let here = view.node_of_volume(key).as_deref() == Some(&self.node);
         let held = view.volumes.get(key).filter(|_| here);
-        match held.and_then(|held| desired::volume(&held.resource)) {
-            Some(now) if self.volumes.get(key) != Some(&now) => {
-                out.volumes.push(now.clone());
-                self.volumes.insert(key.to_owned(), now);
-            }
-            Some(_) => {}
-            // It is gone, and the node has said so: there is nothing left to tell.
-            None => {
-                self.volumes.remove(key);
-            }
-        }
+        let now = held.and_then(|held| desired::volume(&held.resource));
+        self.lost |= note(&mut self.volumes, key, now, &mut out.volumes);
     }
 
     /// A subsystem; where the node did not serve it before, its namespaces could not be told before.
@@ -157,7 +204,7 @@ impl Told {
     fn namespace(&mut self, view: &View, key: &str, out: &mut Desired) {
         let here = view.node_of_namespace(key).as_deref() == Some(&self.node);
         let Some(held) = view.namespaces.get(key).filter(|_| here) else {
-            self.namespaces.remove(key);
+            self.lost |= note(&mut self.namespaces, key, None, &mut out.namespaces);
             return;
         };
         // Without the subsystem (it has no controller identifiers here yet) the node could do
@@ -171,25 +218,16 @@ impl Told {
             return;
         };
         let now = desired::namespace(&held.resource, &subsystem.uid, &volume.resource.uid);
-        if self.namespaces.get(key) != Some(&now) {
-            out.namespaces.push(now.clone());
-            self.namespaces.insert(key.to_owned(), now);
-        }
+        self.lost |= note(&mut self.namespaces, key, Some(now), &mut out.namespaces);
     }
 
     fn listener(&mut self, view: &View, key: &str, out: &mut Desired) {
         if parent_of(key) != self.node {
             return;
         }
-        let Some(held) = view.listeners.get(key) else {
-            self.listeners.remove(key);
-            return;
-        };
-        let now = desired::listener(&held.resource);
-        if self.listeners.get(key) != Some(&now) {
-            out.listeners.push(now.clone());
-            self.listeners.insert(key.to_owned(), now);
-        }
+        let held = view.listeners.get(key);
+        let now = held.map(|held| desired::listener(&held.resource));
+        self.lost |= note(&mut self.listeners, key, now, &mut out.listeners);
     }
 }
 

@@ -231,3 +231,31 @@ async fn a_restored_store_makes_orphans_and_deletes_nothing() {
         agent.with(|memory| assert_eq!(memory.volumes.len(), 3));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_put_back_unseen_is_noticed_by_what_vanishes() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    let stream = agent.connect(&control);
+    until("online", || online(&control, "n1")).await;
+    let backup = world.sim.snapshot();
+    wait(&control, &create_volume(&control, "new", 8).await).await;
+    // While the server does not reach it, the store goes back and past where the server saw it: its
+    // watch goes on as if nothing had been.
+    world.sim.partition("a", true);
+    world.sim.rewind(&backup);
+    let revision = control.mirror.with(|view| view.revision);
+    while world.sim.put("elsewhere", b"") < revision + 5 {}
+    world.sim.partition("a", false);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!stream.is_finished(), "nothing tells it so far");
+    assert_eq!(control.mirror.with(|view| view.regressions), 0);
+    // It lists everything anew now and then, and what is gone then was never deleted.
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let ended = stream.await.unwrap().expect("told");
+    assert!(ended.message().contains("put back"), "{ended}");
+    agent.connect(&control);
+    until("the orphan is known", || has_orphan(&control)).await;
+    assert_eq!(agent.with(|memory| memory.volumes.len()), 1);
+}
