@@ -9,8 +9,8 @@ use std::process::Stdio;
 
 use fake::{Fake, penstock, refusal, told};
 use penstock_api::v1::{
-    Host, HostSpec, Layout, Node, NodeStatus, Orphan, Volume, VolumeSpec, VolumeStatus, WatchEvent,
-    WatchEventType,
+    Host, HostSpec, Layout, Node, NodeStatus, Orphan, OrphanObject, Volume, VolumeSpec,
+    VolumeStatus, WatchEvent, WatchEventType,
 };
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
