@@ -151,12 +151,15 @@ impl<'a> Writer<'a> {
         }
         let always = [self.session.compare()];
         let env = &self.context.env;
+        let written: BTreeSet<String> = parts.iter().map(|part| part.uid.clone()).collect();
         match batch::write(env, &always, parts, &mut self.together).await {
             Written::All(revision) => {
                 self.backoff = BACKOFF.0;
                 self.behind = 0;
-                // What was written is to be seen before the next look.
+                // What was written is to be seen before the next look. Where it is not, a store that
+                // was put back, unseen, has lost it, and it is written again.
                 let seen = self.context.mirror.reached(revision).await;
+                self.look_again(&written);
                 if seen { Ok(()) } else { Err(SessionLost) }
             }
             Written::Behind(parts, revision) => {
@@ -185,6 +188,12 @@ impl<'a> Writer<'a> {
         view.sessions
             .get(&self.session.node)
             .is_some_and(|held| held.mod_revision == self.session.revision)
+    }
+
+    fn look_again(&self, written: &BTreeSet<String>) {
+        let mut seen = lock(&self.shared.seen);
+        seen.look_again(written, Instant::now());
+        seen.node_dirty |= written.contains("");
     }
 
     fn again(&self, parts: Vec<Part>) {

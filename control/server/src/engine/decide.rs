@@ -60,6 +60,15 @@ pub fn work_of(view: &View, item: &Item) -> Vec<Work> {
             work
         }
         Item::Of(Kind::Namespace, key) => work_of_namespace(view, key),
+        Item::Of(Kind::Subsystem, key) => {
+            let held = view.subsystems.get(key);
+            let lacks = held.is_some_and(|held| {
+                let mut nodes = view.nodes_of_subsystem(key);
+                nodes.any(|node| !has_node(&held.resource, node))
+            });
+            let work = lacks.then(|| Work::Subsystem(key.clone()));
+            work.into_iter().collect()
+        }
         Item::Of(Kind::Listener, key) => {
             let work = untold(view, key).then(|| Work::Listener(key.clone()));
             work.into_iter().collect()

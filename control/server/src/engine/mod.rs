@@ -11,7 +11,7 @@ mod decide;
 mod pool;
 mod queue;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use penstock_api::names::Kind;
@@ -84,6 +84,8 @@ struct Engine<'a> {
     blocked: BTreeMap<String, Instant>,
     /// Revision of the newest write.
     written: Revision,
+    /// What was written since the mirror was last seen to have come as far.
+    unseen: BTreeSet<Work>,
     /// Revision of the allocation guard; 0 where it does not exist.
     allocation: Revision,
     together: usize,
@@ -109,6 +111,7 @@ impl<'a> Engine<'a> {
             queue: Queue::default(),
             blocked: BTreeMap::new(),
             written: 0,
+            unseen: BTreeSet::new(),
             allocation: 0,
             together: TOGETHER.0,
         };
@@ -142,20 +145,34 @@ impl<'a> Engine<'a> {
         }
     }
 
-    async fn wait(&self) -> Result<(), Deposed> {
+    async fn wait(&mut self) -> Result<(), Deposed> {
         let far = Instant::now() + Duration::from_secs(60);
-        let lost = async {
-            if self.mirror.reached(self.written).await {
+        let shown = async {
+            let there = self.mirror.reached(self.written).await;
+            if there && self.unseen.is_empty() {
                 std::future::pending::<()>().await;
             }
+            there
         };
         tokio::select! {
             biased;
-            () = self.changes.changed() => Ok(()),
-            () = tokio::time::sleep_until(self.queue.next_due().unwrap_or(far)) => Ok(()),
-            // A store that was put back has lost what was decided: all is to be looked at anew.
-            () = lost => Err(Deposed),
+            () = self.changes.changed() => {}
+            () = tokio::time::sleep_until(self.queue.next_due().unwrap_or(far)) => {}
+            there = shown => {
+                if !there {
+                    // A store that was put back has lost what was decided: all is to be looked at
+                    // anew.
+                    return Err(Deposed);
+                }
+                // The mirror shows what was written. Where it does not, a store that was put back,
+                // unseen, has lost it.
+                let now = Instant::now();
+                for work in std::mem::take(&mut self.unseen) {
+                    self.queue.push(work, now);
+                }
+            }
         }
+        Ok(())
     }
 
     /// Takes in what changed: the pool follows, and work is queued.
@@ -311,6 +328,7 @@ impl<'a> Engine<'a> {
         for part in parts {
             let lag = now.saturating_duration_since(part.since);
             self.env.metrics.reconcile_lag.observe(lag.as_secs_f64());
+            self.unseen.insert(part.work);
         }
     }
 

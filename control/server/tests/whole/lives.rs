@@ -1,5 +1,7 @@
 //! Volumes and what serves them, from creation to removal.
 
+use std::time::Duration;
+
 use penstock_api::v1::listener_service_server::ListenerService;
 use penstock_api::v1::namespace_service_server::NamespaceService;
 use penstock_api::v1::node_service_server::NodeService;
@@ -7,7 +9,9 @@ use penstock_api::v1::volume_service_server::VolumeService;
 use penstock_api::v1::{
     CreateListenerRequest, CreateNodeRequest, DeleteListenerRequest, DeleteNamespaceRequest,
     Listener, ListenerSpec, Node, UpdateVolumeRequest, Volume, VolumeSpec, VolumeState,
+    VolumeStatus,
 };
+use prost::Message;
 use tonic::{Code, Request};
 
 use crate::agent::Agent;
@@ -241,4 +245,79 @@ async fn a_listener_lives_and_dies() {
     let done = wait(&control, &deleted.unwrap().into_inner()).await;
     assert_eq!(done.error, None);
     agent.with(|memory| assert!(memory.listeners.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subsystem_whose_places_were_lost_gets_them_again() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    agent.connect(&control);
+    until("online", || online(&control, "n1")).await;
+    create_subsystem(&control, "s1").await;
+    wait(&control, &create_volume(&control, "v1", 8).await).await;
+    let created = create_namespace(&control, "s1", "ns1", "v1").await;
+    wait(&control, &created).await;
+    let places = || {
+        control.mirror.with(|view| {
+            let status = view.subsystems["s1"].resource.status.clone();
+            status.map_or_else(Vec::new, |status| status.nodes)
+        })
+    };
+    assert_eq!(places(), ["nodes/n1"]);
+    // As a store that was put back, unseen, to the moment before they were written.
+    let status = || {
+        let mut entries = world.sim.dump().into_iter();
+        entries.find(|entry| entry.key.ends_with("/status/subsystem/s1"))
+    };
+    world.sim.delete(&status().expect("it is there").key);
+    assert_eq!(status(), None);
+    until("they are there again", || status().is_some()).await;
+    until("they are seen", || places() == ["nodes/n1"]).await;
+}
+
+/// Waits until the status of `v1` is so, and puts the store back to the moment before, unseen: it is
+/// written past where watches stand before these hear of it.
+async fn lose(world: &World, so: impl Fn(&VolumeStatus) -> bool) {
+    for _ in 0..60_000 {
+        let backup = world.sim.snapshot();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let entries = world.sim.dump();
+        let status = entries
+            .iter()
+            .find(|entry| entry.key.ends_with("/status/volume/v1"))
+            .and_then(|entry| VolumeStatus::decode(entry.value.as_slice()).ok());
+        if status.is_some_and(|status| so(&status)) {
+            let reached = world.sim.put("elsewhere", b"");
+            world.sim.rewind(&backup);
+            while world.sim.put("elsewhere", b"") < reached + 5 {}
+            return;
+        }
+    }
+    panic!("it does not come to be so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_put_back_has_lost_is_written_again() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    let stream = agent.connect(&control);
+    until("online", || online(&control, "n1")).await;
+    world
+        .sim
+        .set_watch_latency(Duration::from_secs(2), Duration::from_secs(2));
+    create_volume(&control, "v1", 8).await;
+    // First the leader's word is lost, then what the node reported.
+    lose(&world, |status| status.layout.is_some()).await;
+    lose(&world, |status| status.state() == VolumeState::Ready).await;
+    let mut state = VolumeState::Unspecified;
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let volume = get_volume(&control, "v1").await.unwrap();
+        state = volume.status.unwrap_or_default().state();
+    }
+    assert_eq!(state, VolumeState::Ready);
+    assert_eq!(control.mirror.with(|view| view.regressions), 0);
+    assert!(!stream.is_finished(), "nobody has noticed");
 }
