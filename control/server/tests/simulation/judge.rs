@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use penstock_api::v1::listener_service_server::ListenerService;
 use penstock_api::v1::namespace_service_server::NamespaceService;
 use penstock_api::v1::node_service_server::NodeService;
 use penstock_api::v1::operation_service_server::OperationService;
+use penstock_api::v1::subsystem_service_server::SubsystemService;
 use penstock_api::v1::volume_service_server::VolumeService;
 use penstock_api::v1::{
-    Condition, ConditionStatus, ListNamespacesRequest, ListNodesRequest, ListOperationsRequest,
-    ListVolumesRequest, Namespace, Node, Operation, OrphanAction, ResolveOrphanRequest, Volume,
-    VolumeState,
+    Condition, ConditionStatus, ListListenersRequest, ListNamespacesRequest, ListNodesRequest,
+    ListOperationsRequest, ListSubsystemsRequest, ListVolumesRequest, Listener, Namespace, Node,
+    Operation, OrphanAction, ResolveOrphanRequest, Subsystem, Volume, VolumeState,
 };
 use penstock_control::services::Services;
 use tonic::Request;
 
+use crate::node::View;
 use crate::users::{
-    Fate, Users, create_namespace, create_subsystem, delete_namespace, delete_volume,
+    Fate, Users, create_listener, create_namespace, create_subsystem, delete_namespace,
+    delete_volume,
 };
 use crate::world::World;
 
@@ -27,6 +31,8 @@ const STRIPE_ROW: u64 = 2 << 20;
 struct Seen {
     volumes: Vec<Volume>,
     namespaces: Vec<Namespace>,
+    subsystems: Vec<Subsystem>,
+    listeners: Vec<Listener>,
     nodes: Vec<Node>,
     operations: Vec<Operation>,
 }
@@ -46,7 +52,25 @@ async fn look(services: &Services) -> Result<Seen, String> {
         page_size: 1000,
         ..ListOperationsRequest::default()
     };
+    let listeners = ListListenersRequest {
+        parent: "nodes/-".to_owned(),
+        ..ListListenersRequest::default()
+    };
     Ok(Seen {
+        listeners: services
+            .listeners
+            .list_listeners(Request::new(listeners))
+            .await
+            .map_err(told)?
+            .into_inner()
+            .listeners,
+        subsystems: services
+            .subsystems
+            .list_subsystems(Request::new(ListSubsystemsRequest::default()))
+            .await
+            .map_err(told)?
+            .into_inner()
+            .subsystems,
         volumes: services
             .volumes
             .list_volumes(Request::new(volumes))
@@ -131,6 +155,7 @@ fn differs(world: &World, seen: &Seen) -> Option<String> {
             });
             placed.find_map(namespace_differs)
         })
+        .or_else(|| seen.listeners.iter().find_map(listener_differs))
         .or_else(|| {
             seen.nodes
                 .iter()
@@ -236,6 +261,15 @@ fn namespace_differs(namespace: &Namespace) -> Option<String> {
     (!ready).then(|| format!("{} is not ready: {:?}", namespace.name, status.conditions))
 }
 
+fn listener_differs(listener: &Listener) -> Option<String> {
+    let status = listener.status.clone().unwrap_or_default();
+    if listener.delete_time.is_some() {
+        return Some(format!("{} is not gone", listener.name));
+    }
+    let ready = is(&status.conditions, "Ready", ConditionStatus::True);
+    (!ready).then(|| format!("{} is not ready: {:?}", listener.name, status.conditions))
+}
+
 fn node_differs(world: &World, seen: &Seen, node: &Node) -> Option<String> {
     let status = node.status.clone().unwrap_or_default();
     for condition in ["Online", "Synced"] {
@@ -251,13 +285,11 @@ fn node_differs(world: &World, seen: &Seen, node: &Node) -> Option<String> {
         .iter()
         .find(|machine| format!("nodes/{}", machine.name) == node.name)?;
     let view = machine.view.lock().unwrap();
-    if view.orphans > 0 || !status.orphans.is_empty() || !view.synced {
+    let told = (status.orphans.len(), status.orphan_objects.len());
+    if view.orphans > 0 || told != (0, 0) || !view.synced {
         return Some(format!(
-            "{} holds {} orphans ({} told), synced {}",
-            node.name,
-            view.orphans,
-            status.orphans.len(),
-            view.synced
+            "{} holds {} orphans ({told:?} told), synced {}",
+            node.name, view.orphans, view.synced
         ));
     }
     let wanted: BTreeMap<String, u64> = seen
@@ -298,6 +330,49 @@ fn node_differs(world: &World, seen: &Seen, node: &Node) -> Option<String> {
     }
     (served != to_serve)
         .then(|| format!("{} serves {served:?}, wanted are {to_serve:?}", node.name))
+        .or_else(|| ways_differ(seen, node, &view, &to_serve))
+}
+
+/// By what hosts reach the namespaces of a node: exactly the subsystems of these, and its listeners.
+fn ways_differ(
+    seen: &Seen,
+    node: &Node,
+    view: &View,
+    namespaces: &BTreeSet<&String>,
+) -> Option<String> {
+    let parent_is = |namespace: &Namespace, subsystem: &Subsystem| {
+        let parent = namespace.name.rsplit_once("/namespaces/");
+        parent.is_some_and(|(parent, _)| parent == subsystem.name)
+    };
+    let subsystems: BTreeSet<&String> = seen
+        .subsystems
+        .iter()
+        .filter(|subsystem| {
+            let mut of_it = seen.namespaces.iter();
+            of_it.any(|namespace| {
+                namespaces.contains(&namespace.uid) && parent_is(namespace, subsystem)
+            })
+        })
+        .map(|subsystem| &subsystem.uid)
+        .collect();
+    let prefix = format!("{}/", node.name);
+    let listeners: BTreeSet<&String> = seen
+        .listeners
+        .iter()
+        .filter(|listener| listener.name.starts_with(&prefix))
+        .map(|listener| &listener.uid)
+        .collect();
+    let there = (
+        view.subsystems.keys().collect::<BTreeSet<_>>(),
+        view.listeners.keys().collect::<BTreeSet<_>>(),
+    );
+    let wanted = (subsystems, listeners);
+    (there != wanted).then(|| {
+        format!(
+            "{} has the subsystems and listeners {there:?}, wanted are {wanted:?}",
+            node.name
+        )
+    })
 }
 
 /// Whether what was acknowledged is so.
@@ -339,34 +414,28 @@ async fn stop_serving(world: &World, services: &Services, seen: &Seen, volume_ui
     }
 }
 
-/// Volumes that the store has and that are served by their node, but by no namespace of the store.
-fn unknown_namespaces(world: &World, seen: &Seen) -> Vec<String> {
-    let mut names = Vec::new();
-    for machine in &world.machines {
-        let view = machine.view.lock().unwrap();
-        for served in view.namespaces.values() {
-            let known = seen.volumes.iter().find(|volume| {
-                let status = volume.status.as_ref();
-                let layout = status.and_then(|status| status.layout.as_ref());
-                volume.uid == *served
-                    && volume.delete_time.is_none()
-                    && layout.is_some_and(|layout| layout.node == format!("nodes/{}", machine.name))
-            });
-            let Some(volume) = known else { continue };
-            let is_on_it = |namespace: &Namespace| {
-                let spec = namespace.spec.as_ref();
-                spec.is_some_and(|spec| spec.volume == volume.name)
-            };
-            if !seen.namespaces.iter().any(is_on_it) {
-                names.push(volume.name.trim_start_matches("volumes/").to_owned());
-            }
-        }
+/// Gives the store back what nodes say that only they know: namespaces and listeners.
+async fn give_back(world: &World, services: &Services, seen: &Seen) {
+    let objects = seen.nodes.iter().flat_map(|node| node.status.iter());
+    for object in objects.flat_map(|status| &status.orphan_objects) {
+        let error = if object.volume.is_empty() {
+            create_listener(services, &object.name).await.err()
+        } else {
+            // Where it is not there any more, or is there already.
+            let _ = create_subsystem(services).await;
+            let id = object.volume.trim_start_matches("volumes/");
+            create_namespace(services, id).await.err()
+        };
+        world.story.note(&format!(
+            "{} is served without the store's knowledge; told to the store: {error:?}",
+            object.name
+        ));
     }
-    names
 }
 
 /// Who decides what no program may, after a backup was put back: adopts orphans, or where that is
-/// refused deletes them, gives the store back namespaces that hosts still have, and deletes volumes whose data is gone for good.
+/// refused deletes them, gives the store back namespaces and listeners that only nodes know, and
+/// deletes volumes whose data is gone for good.
 #[derive(Default)]
 pub struct Person {
     tries: BTreeMap<String, u32>,
@@ -403,14 +472,7 @@ impl Person {
                 ));
             }
         }
-        for name in unknown_namespaces(world, seen) {
-            let there = create_subsystem(services).await.is_ok();
-            let served = create_namespace(services, &name).await;
-            world.story.note(&format!(
-                "{name} is served without the store's knowledge; told to the store: {there}, {:?}",
-                served.err()
-            ));
-        }
+        give_back(world, services, seen).await;
         for volume in &seen.volumes {
             let status = volume.status.clone().unwrap_or_default();
             let lost = status.conditions.iter().any(|condition| {

@@ -44,6 +44,12 @@ pub struct Node {
 pub struct View {
     /// Namespaces served: identity to volume.
     pub namespaces: BTreeMap<String, String>,
+    /// Identifiers of namespaces served: identity to subsystem and number.
+    numbers: BTreeMap<String, (String, u32)>,
+    /// Subsystems served: identity to NQN.
+    pub subsystems: BTreeMap<String, String>,
+    /// Listeners: identity to address.
+    pub listeners: BTreeMap<String, String>,
     /// Identities of volumes held, with their epochs.
     pub volumes: BTreeMap<String, u64>,
     /// Orphans.
@@ -167,15 +173,14 @@ impl Node {
     /// then.
     fn attempt(&mut self, step: &Step) -> Result<(), StepError> {
         if self.dice.below(100) >= self.failing.load(Ordering::Relaxed) {
-            self.carry_out(step);
-            return Ok(());
+            return self.carry_out(step);
         }
         let clears = matches!(
             step,
             Step::ClearVolume { .. } | Step::ClearExtents { .. } | Step::ClearDeleted { .. }
         );
         if clears && self.dice.below(2) == 0 {
-            self.carry_out(step);
+            self.carry_out(step)?;
         }
         Err(StepError {
             reason: "DeviceError".to_owned(),
@@ -183,7 +188,7 @@ impl Node {
         })
     }
 
-    fn carry_out(&mut self, step: &Step) {
+    fn carry_out(&mut self, step: &Step) -> Result<(), StepError> {
         let mut disk = self.disk.lock().unwrap();
         let mut view = self.view.lock().unwrap();
         match step {
@@ -219,6 +224,12 @@ impl Node {
                     disk.wrong
                         .push(format!("{} is served but not open", namespace.name));
                 }
+                let number = (namespace.subsystem_uid.clone(), namespace.nsid);
+                if !view.subsystems.contains_key(&number.0) {
+                    disk.wrong
+                        .push(format!("{} has no subsystem", namespace.name));
+                }
+                take(&mut view.numbers, &namespace.uid, number)?;
                 // Its host writes all of it.
                 disk.write(&namespace.volume_uid);
                 view.namespaces
@@ -226,13 +237,29 @@ impl Node {
             }
             Step::RemoveNamespace { uid } => {
                 view.namespaces.remove(uid);
+                view.numbers.remove(uid);
             }
-            Step::ServeSubsystem { .. }
-            | Step::RemoveSubsystem { .. }
-            | Step::AddListener { .. }
-            | Step::RemoveListener { .. }
-            | Step::SetRemotePorts { .. } => {}
+            Step::ServeSubsystem { subsystem } => {
+                take(&mut view.subsystems, &subsystem.uid, subsystem.nqn.clone())?;
+            }
+            Step::RemoveSubsystem { uid } => {
+                if view.numbers.values().any(|(subsystem, _)| subsystem == uid) {
+                    disk.wrong
+                        .push(format!("subsystem {uid} goes under its namespaces"));
+                }
+                view.subsystems.remove(uid);
+            }
+            Step::AddListener { listener } => {
+                let address = listener.address.as_ref();
+                let address = address.map_or_else(String::new, |at| at.address.clone());
+                take(&mut view.listeners, &listener.uid, address)?;
+            }
+            Step::RemoveListener { uid } => {
+                view.listeners.remove(uid);
+            }
+            Step::SetRemotePorts { .. } => {}
         }
+        Ok(())
     }
 
     fn inventory(&self) -> Inventory {
@@ -260,6 +287,19 @@ impl Node {
             ..Inventory::default()
         }
     }
+}
+
+/// Gives something to `uid`, unless another has it.
+fn take<V: PartialEq>(of: &mut BTreeMap<String, V>, uid: &str, what: V) -> Result<(), StepError> {
+    let taken = of.iter().any(|(other, has)| other != uid && *has == what);
+    if taken {
+        return Err(StepError {
+            reason: "InUse".to_owned(),
+            message: "another has it".to_owned(),
+        });
+    }
+    of.insert(uid.to_owned(), what);
+    Ok(())
 }
 
 fn layout(volume: &penstock_api::v1::DesiredVolume) -> &[penstock_api::v1::Extent] {

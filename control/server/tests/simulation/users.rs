@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use penstock_api::v1::listener_service_server::ListenerService;
 use penstock_api::v1::namespace_service_server::NamespaceService;
 use penstock_api::v1::subsystem_service_server::SubsystemService;
 use penstock_api::v1::volume_service_server::VolumeService;
 use penstock_api::v1::volume_spec::Redundancy;
 use penstock_api::v1::{
-    CreateNamespaceRequest, CreateSubsystemRequest, CreateVolumeRequest, DeleteNamespaceRequest,
-    DeleteVolumeRequest, GetVolumeRequest, Namespace, NamespaceSpec, Operation, Stripe, Subsystem,
-    SubsystemSpec, UpdateVolumeRequest, Volume, VolumeSpec,
+    CreateListenerRequest, CreateNamespaceRequest, CreateSubsystemRequest, CreateVolumeRequest,
+    DeleteListenerRequest, DeleteNamespaceRequest, DeleteSubsystemRequest, DeleteVolumeRequest,
+    GetVolumeRequest, Listener, ListenerSpec, Namespace, NamespaceSpec, Operation, Stripe,
+    Subsystem, SubsystemSpec, UpdateVolumeRequest, Volume, VolumeSpec,
 };
 use penstock_api::well_known::FieldMask;
 use penstock_control::services::Services;
 use tonic::{Code, Request, Status};
 
-use crate::world::World;
+use crate::world::{NODES, World};
 
 /// Names that users give to volumes: few, so that they meet.
 const NAMES: u64 = 12;
@@ -89,12 +91,14 @@ impl Users {
             return;
         };
         let name = format!("v{}", world.dice.below(NAMES));
-        match world.dice.below(10) {
+        match world.dice.below(13) {
             0..=3 => self.create(world, services, &name).await,
             4 | 5 => self.delete(world, services, &name).await,
             6 => self.grow(world, services, &name).await,
             7 | 8 => self.serve(world, services, &name).await,
-            _ => self.unserve(world, services, &name).await,
+            9 => self.unserve(world, services, &name).await,
+            10 | 11 => Users::listen(world, services).await,
+            _ => self.end_subsystem(world, services).await,
         }
     }
 
@@ -202,6 +206,58 @@ impl Users {
             .story
             .note(&format!("stop serving {name}{how}: {}", shown(&answer)));
     }
+
+    /// A listener of a node is made, or ended.
+    async fn listen(world: &World, services: &Services) {
+        let (node, id) = (world.dice.below(NODES as u64), world.dice.below(2));
+        let name = format!("nodes/n{node}/listeners/l{id}");
+        let answer = if world.dice.below(3) > 0 {
+            create_listener(services, &name).await
+        } else {
+            delete_listener(services, &name).await
+        };
+        world.story.note(&format!("{name}: {}", shown(&answer)));
+    }
+
+    /// The subsystem goes, unless it is in use; the next has another identity.
+    async fn end_subsystem(&mut self, world: &World, services: &Services) {
+        let request = DeleteSubsystemRequest {
+            name: "subsystems/s".to_owned(),
+            ..DeleteSubsystemRequest::default()
+        };
+        let call = services.subsystems.delete_subsystem(Request::new(request));
+        let answer = patiently(call).await;
+        world
+            .story
+            .note(&format!("end the subsystem: {}", shown(&answer)));
+        self.subsystem = false;
+    }
+}
+
+/// Creates a listener; its number is in its address.
+pub async fn create_listener(services: &Services, name: &str) -> Result<Operation, Status> {
+    let (node, id) = name.split_once("/listeners/l").expect("a listener's name");
+    let request = CreateListenerRequest {
+        parent: node.to_owned(),
+        listener_id: format!("l{id}"),
+        listener: Some(Listener {
+            spec: Some(ListenerSpec {
+                address: format!("198.51.100.{id}"),
+                ..ListenerSpec::default()
+            }),
+            ..Listener::default()
+        }),
+        ..CreateListenerRequest::default()
+    };
+    patiently(services.listeners.create_listener(Request::new(request))).await
+}
+
+async fn delete_listener(services: &Services, name: &str) -> Result<Operation, Status> {
+    let request = DeleteListenerRequest {
+        name: name.to_owned(),
+        ..DeleteListenerRequest::default()
+    };
+    patiently(services.listeners.delete_listener(Request::new(request))).await
 }
 
 /// Creates the subsystem of a run.
