@@ -12,6 +12,7 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(900);
 const UNPACK_LIMIT: Duration = Duration::from_secs(300);
 const QUERY_LIMIT: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 3;
+const ETC: &str = "/etc/apt";
 
 /// A private apt: its own sources, indexes and archives; the machine's package state is not touched.
 #[derive(Debug)]
@@ -28,11 +29,24 @@ impl Apt {
     /// # Errors
     /// This is no Debian on amd64, its sources cannot be used, or `dir` cannot be written.
     pub fn open(dir: &Path) -> Result<Self> {
+        let codename = codename()?;
+        let sources = sources::read(Path::new(ETC), &codename)?;
+        Self::with(dir, sources)
+    }
+
+    /// The same for another `release` of Debian, from the mirror of this one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_release(dir: &Path, release: &str) -> Result<Self> {
+        let sources = sources::read_other(Path::new(ETC), &codename()?, release)?;
+        Self::with(dir, sources)
+    }
+
+    fn with(dir: &Path, sources: Sources) -> Result<Self> {
         if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             return Err(LabError::Skip("the lab needs Debian on amd64".into()));
         }
-        let codename = codename()?;
-        let sources = sources::read(Path::new("/etc/apt"), &codename)?;
         for sub in ["state/lists/partial", "archives", "parts"] {
             let path = dir.join(sub);
             std::fs::create_dir_all(&path).doing(|| format!("create {}", path.display()))?;
@@ -229,7 +243,11 @@ fn configuration(dir: &Path) -> String {
     )
 }
 
-fn codename() -> Result<String> {
+/// The codename of the Debian release that this machine runs.
+///
+/// # Errors
+/// It runs no Debian.
+pub fn codename() -> Result<String> {
     let path = "/etc/os-release";
     let text = std::fs::read_to_string(path).doing(|| format!("read {path}"))?;
     let field = |name: &str| {

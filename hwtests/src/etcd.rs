@@ -1,9 +1,9 @@
 //! etcd as Debian packages it: the server and its command line, unpacked into the cache, not
 //! installed.
 
-use crate::apt::Apt;
+use crate::apt::{self, Apt};
 use crate::cache::Cache;
-use crate::error::Result;
+use crate::error::{LabError, Result};
 use crate::process;
 use crate::root::Root;
 use std::path::PathBuf;
@@ -43,19 +43,49 @@ impl Programs {
         if let (Some(etcd), Some(etcdctl)) = (named(ETCD_VARIABLE), named(ETCDCTL_VARIABLE)) {
             return Ok(Self { etcd, etcdctl });
         }
-        Self::fetch(say)
+        Self::fetch(None, say)
     }
 
-    fn fetch(say: &dyn Fn(&str)) -> Result<Self> {
+    /// The programs of another series of etcd than this machine's release has: Debian 12 packages
+    /// 3.4, Debian 13 packages 3.5.
+    ///
+    /// # Errors
+    /// The packages cannot be had, or their programs do not run on this machine.
+    pub fn other(say: &dyn Fn(&str)) -> Result<Self> {
+        let own = apt::codename()?;
+        let release = match own.as_str() {
+            "bookworm" => "trixie",
+            "trixie" => "bookworm",
+            _ => {
+                let why = format!("no other release than {own} is known to carry another etcd");
+                return Err(LabError::Skip(why));
+            }
+        };
+        Self::fetch(Some(release), say)
+    }
+
+    fn fetch(release: Option<&str>, say: &dyn Fn(&str)) -> Result<Self> {
         let cache = Cache::open()?;
-        let recipe = format!("{RECIPE}: {}\n", PACKAGES.join(" "));
-        let dir = cache.ensure("etcd", &recipe, |root| {
+        let names = PACKAGES.join(" ");
+        let (place, recipe) = match release {
+            None => ("etcd".to_owned(), format!("{RECIPE}: {names}\n")),
+            Some(release) => {
+                let recipe = format!("{RECIPE}: {names} of {release}\n");
+                (format!("etcd-{release}"), recipe)
+            }
+        };
+        let dir = cache.ensure(&place, &recipe, |root| {
             say("fetching etcd (12 MB; unpacked into the cache, not installed)");
-            let mut apt = Apt::open(&cache.root().join("apt"))?;
+            let mut apt = match release {
+                None => Apt::open(&cache.root().join("apt"))?,
+                Some(release) => {
+                    Apt::open_release(&cache.root().join(format!("apt-{release}")), release)?
+                }
+            };
             for package in PACKAGES {
                 apt.unpack_alone(package, root)?;
             }
-            // They link this release's C library only; better told here than by a test's time-out.
+            // They link the release's C library only; better told here than by a test's time-out.
             let unpacked = Root::new(root.to_owned());
             let mut version = process::tied(unpacked.program("etcd")?);
             process::run(version.arg("--version"), START_LIMIT).map(drop)

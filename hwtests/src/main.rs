@@ -54,7 +54,11 @@ enum Command {
         logs_dir: Option<PathBuf>,
     },
     /// Fetches etcd and prints where its server and its command line lie, a line each.
-    Etcd,
+    Etcd {
+        /// Of another series than this machine's release packages.
+        #[arg(long)]
+        other: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -97,8 +101,13 @@ fn act(command: Command) -> Result<bool> {
             Ok(true)
         }
         Command::Outage { cases, logs_dir } => outages(&cases, logs_dir),
-        Command::Etcd => {
-            let programs = Programs::find(&|step| tell_step(step))?;
+        Command::Etcd { other } => {
+            let find = if other {
+                Programs::other
+            } else {
+                Programs::find
+            };
+            let programs = find(&|step| tell_step(step))?;
             say(&programs.etcd.display().to_string());
             say(&programs.etcdctl.display().to_string());
             Ok(true)

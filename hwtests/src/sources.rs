@@ -23,6 +23,46 @@ pub struct Sources {
 /// # Errors
 /// A file that exists cannot be read, or no source offers `codename` with component `main`.
 pub fn read(etc: &Path, codename: &str) -> Result<Sources> {
+    // Debian 13 carries Linux 6.12 and QEMU 10 itself; Debian 12 has them in backports only.
+    let backports = (codename == "bookworm").then(|| format!("{codename}-backports"));
+    read_for(etc, codename, &Wanted::Release(backports))
+}
+
+/// The same, for packages of another `release` from the same mirror and nothing else.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_other(etc: &Path, codename: &str, release: &str) -> Result<Sources> {
+    read_for(etc, codename, &Wanted::Other(release.to_owned()))
+}
+
+/// The suites that are taken from the machine's mirror.
+enum Wanted {
+    /// The machine's release with its updates, and the backports suite where one is named.
+    Release(Option<String>),
+    /// Another release instead.
+    Other(String),
+}
+
+impl Wanted {
+    /// What is taken of a source that offers `suites`.
+    fn of<'a>(&'a self, suites: impl Iterator<Item = &'a str>, codename: &str) -> Vec<&'a str> {
+        let mut found: Vec<&str> = suites.filter(|suite| ours(suite, codename)).collect();
+        let has_release = found.contains(&codename);
+        match self {
+            Self::Release(backports) => {
+                found.extend(backports.as_deref().filter(|_| has_release));
+                found
+            }
+            Self::Other(release) => has_release
+                .then_some(release.as_str())
+                .into_iter()
+                .collect(),
+        }
+    }
+}
+
+fn read_for(etc: &Path, codename: &str, wanted: &Wanted) -> Result<Sources> {
     let mut list = optional(&etc.join("sources.list"))?;
     let mut deb822 = String::new();
     for path in parts(&etc.join("sources.list.d"))? {
@@ -33,7 +73,7 @@ pub fn read(etc: &Path, codename: &str) -> Result<Sources> {
             _ => {}
         }
     }
-    let sources = select(&list, &deb822, codename);
+    let sources = select(&list, &deb822, codename, wanted);
     if sources.list.is_empty() && sources.deb822.is_empty() {
         return Err(LabError::Setup(format!(
             "no apt source under {} offers Debian's `{codename} main`; the lab takes its mirror \
@@ -61,22 +101,16 @@ fn parts(dir: &Path) -> Result<Vec<std::path::PathBuf>> {
     Ok(paths)
 }
 
-fn select(list: &str, deb822: &str, codename: &str) -> Sources {
-    // Debian 13 carries Linux 6.12 and QEMU 10 itself; Debian 12 has them in backports only.
-    let backports = (codename == "bookworm").then(|| format!("{codename}-backports"));
-    let mut out = Sources {
-        backports: backports.clone(),
-        ..Sources::default()
-    };
+fn select(list: &str, deb822: &str, codename: &str, wanted: &Wanted) -> Sources {
+    let mut out = Sources::default();
+    if let Wanted::Release(backports) = wanted {
+        out.backports.clone_from(backports);
+    }
     for line in list.lines() {
-        if let Some(kept) = list_line(line, codename, backports.as_deref()) {
-            out.list.push_str(&kept);
-        }
+        out.list.extend(list_line(line, codename, wanted));
     }
     for stanza in stanzas(deb822) {
-        if let Some(kept) = deb822_stanza(&stanza, codename, backports.as_deref()) {
-            out.deb822.push_str(&kept);
-        }
+        out.deb822.extend(deb822_stanza(&stanza, codename, wanted));
     }
     out
 }
@@ -89,7 +123,7 @@ fn ours(suite: &str, codename: &str) -> bool {
             .any(|end| suite.strip_suffix(end) == Some(codename))
 }
 
-fn list_line(line: &str, codename: &str, backports: Option<&str>) -> Option<String> {
+fn list_line(line: &str, codename: &str, wanted: &Wanted) -> Option<String> {
     let line = line.split('#').next()?.trim();
     let rest = line.strip_prefix("deb")?;
     if !rest.starts_with([' ', '\t']) {
@@ -105,14 +139,15 @@ fn list_line(line: &str, codename: &str, backports: Option<&str>) -> Option<Stri
     };
     let mut words = rest.split_whitespace();
     let (uri, suite) = (words.next()?, words.next()?);
-    if !ours(suite, codename) || !words.any(|component| component == "main") {
+    if !words.any(|component| component == "main") {
         return None;
     }
-    let mut kept = format!("deb {options}{uri} {suite} main\n");
-    if let Some(backports) = backports.filter(|_| suite == codename) {
-        kept.push_str(&format!("deb {options}{uri} {backports} main\n"));
-    }
-    Some(kept)
+    let suites = wanted.of(std::iter::once(suite), codename);
+    let kept = suites.iter();
+    Some(
+        kept.map(|suite| format!("deb {options}{uri} {suite} main\n"))
+            .collect(),
+    )
 }
 
 type Field = (String, String);
@@ -145,7 +180,7 @@ fn stanzas(text: &str) -> Vec<Vec<Field>> {
     all
 }
 
-fn deb822_stanza(stanza: &[Field], codename: &str, backports: Option<&str>) -> Option<String> {
+fn deb822_stanza(stanza: &[Field], codename: &str, wanted: &Wanted) -> Option<String> {
     let field = |wanted: &str| {
         let found = stanza
             .iter()
@@ -156,15 +191,9 @@ fn deb822_stanza(stanza: &[Field], codename: &str, backports: Option<&str>) -> O
     if !has("Types", "deb") || !has("Components", "main") || field("Enabled") == "no" {
         return None;
     }
-    let mut suites: Vec<&str> = field("Suites")
-        .split_whitespace()
-        .filter(|suite| ours(suite, codename))
-        .collect();
+    let suites = wanted.of(field("Suites").split_whitespace(), codename);
     if suites.is_empty() {
         return None;
-    }
-    if suites.contains(&codename) {
-        suites.extend(backports);
     }
     let mut kept = String::new();
     for (name, value) in stanza {
@@ -184,6 +213,28 @@ fn deb822_stanza(stanza: &[Field], codename: &str, backports: Option<&str>) -> O
 mod tests {
     use super::*;
 
+    fn backports() -> Wanted {
+        Wanted::Release(Some("bookworm-backports".into()))
+    }
+
+    #[test]
+    fn another_release_comes_from_the_same_mirror_without_the_machines_own() {
+        let deb822 = "Types: deb\nURIs: http://m.invalid/d\nSuites: bookworm bookworm-updates\n\
+                      Components: main\nSigned-By: /k\n\n\
+                      Types: deb\nURIs: http://m.invalid/s\nSuites: bookworm-security\nComponents: main\n";
+        let list = "deb [signed-by=/k] http://m.invalid/d bookworm main\n\
+                    deb http://m.invalid/s bookworm-security main\n";
+        let out = select(list, deb822, "bookworm", &Wanted::Other("trixie".into()));
+        assert_eq!(
+            out.list,
+            "deb [signed-by=/k] http://m.invalid/d trixie main\n"
+        );
+        assert_eq!(
+            out.deb822,
+            "Types: deb\nURIs: http://m.invalid/d\nSuites: trixie\nComponents: main\nSigned-By: /k\n\n"
+        );
+    }
+
     #[test]
     fn deb822_keeps_options_and_adds_backports_to_the_main_archive_only() {
         let text = "Types: deb deb-src\n# a comment\nURIs: http://mirror.invalid/debian\n\
@@ -192,7 +243,7 @@ mod tests {
                     Types: deb\nURIs: http://mirror.invalid/security\nSuites: bookworm-security\n\
                     Components: main\n\n\
                     Types: deb\nURIs: http://other.invalid\nSuites: nodistro\nComponents: main\n";
-        let out = select("", text, "bookworm");
+        let out = select("", text, "bookworm", &backports());
         assert!(out.deb822.contains("Types: deb\n"), "{}", out.deb822);
         assert!(
             out.deb822
@@ -212,7 +263,7 @@ mod tests {
                     deb-src http://m.invalid/d bookworm main\n\
                     deb http://m.invalid/s bookworm-security main\n\
                     deb http://m.invalid/d bookworm contrib\n";
-        let out = select(text, "", "bookworm");
+        let out = select(text, "", "bookworm", &backports());
         assert_eq!(
             out.list,
             "deb [signed-by=/k] http://m.invalid/d bookworm main\n\
@@ -223,7 +274,12 @@ mod tests {
 
     #[test]
     fn a_release_that_has_them_needs_no_backports() {
-        let out = select("deb http://m.invalid/d trixie main\n", "", "trixie");
+        let out = select(
+            "deb http://m.invalid/d trixie main\n",
+            "",
+            "trixie",
+            &Wanted::Release(None),
+        );
         assert_eq!(out.list, "deb http://m.invalid/d trixie main\n");
         assert_eq!(out.backports, None);
     }
@@ -241,7 +297,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_panics(text in "[a-zA-Z:#\\[\\] \\n\\t/-]{0,200}") {
-            let _ = select(&text, &text, "bookworm");
+            let _ = select(&text, &text, "bookworm", &backports());
         }
     }
 }

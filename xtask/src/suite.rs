@@ -47,10 +47,20 @@ enum Form {
     Lab,
 }
 
+/// Which etcd a stage's tests are given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Etcd {
+    /// That of this machine's release.
+    Own,
+    /// That of another release: of another series.
+    Other,
+}
+
 struct Stage {
     name: &'static str,
     command: Command,
     form: Form,
+    etcd: Option<Etcd>,
 }
 
 struct Outcome {
@@ -68,119 +78,109 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut outcomes = Vec::new();
     for mut stage in stages() {
         if stage.form == Form::Lab && options.no_lab {
-            let name = stage.name;
-            say(&format!("\n==== {name}\nskipped: {name}, by --no-lab"));
-            let counts = Counts {
-                skipped: 1,
-                ..Counts::default()
-            };
-            outcomes.push(Outcome {
-                name: stage.name,
-                counts,
-                took: Duration::ZERO,
-            });
+            outcomes.push(skipped(stage.name, "by --no-lab"));
             continue;
         }
-        if stage.form == Form::Harness {
-            give_etcd(&mut stage.command);
-        }
-        outcomes.push(run_stage(stage)?);
+        let given = stage
+            .etcd
+            .is_none_or(|etcd| give_etcd(&mut stage.command, etcd));
+        outcomes.push(if stage.etcd == Some(Etcd::Other) && !given {
+            skipped(stage.name, "that etcd cannot be had, see above")
+        } else {
+            run_stage(stage)?
+        });
     }
     Ok(sum_up(&outcomes))
 }
 
-fn stages() -> Vec<Stage> {
-    let one = |name, command| Stage {
-        name,
-        command,
-        form: Form::One,
+fn skipped(name: &'static str, why: &str) -> Outcome {
+    say(&format!("\n==== {name}\nskipped: {name}, {why}"));
+    let counts = Counts {
+        skipped: 1,
+        ..Counts::default()
     };
-    let mut doc = build::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
-    doc.env("RUSTDOCFLAGS", "-D warnings");
-    let clippy: &[&str] = &[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    Outcome {
+        name,
+        counts,
+        took: Duration::ZERO,
+    }
+}
+
+fn stages() -> Vec<Stage> {
+    let cargo = |line: &str| build::cargo(&line.split(' ').collect::<Vec<_>>());
+    let stage = |name, form, line: &str| Stage {
+        name,
+        command: cargo(line),
+        form,
+        etcd: None,
+    };
+    let with = |etcd, stage| Stage {
+        etcd: Some(etcd),
+        ..stage
+    };
+    let mut doc = stage(
+        "documentation",
+        Form::One,
+        "doc --workspace --no-deps --quiet",
+    );
+    doc.command.env("RUSTDOCFLAGS", "-D warnings");
+    let clippy = "clippy --workspace --all-targets --quiet -- -D warnings";
     // Programs first: tests and the lab start those that lie beside them.
-    let test: &[&str] = &[
-        "test",
-        "--workspace",
-        "--no-fail-fast",
-        "--",
-        "--show-output",
-    ];
-    let lab: &[&str] = &[
-        "run",
-        "--quiet",
-        "--package",
-        "penstock-hwtests",
-        "--",
-        "run-all",
-    ];
-    let outages: &[&str] = &[
-        "run",
-        "--quiet",
-        "--package",
-        "penstock-hwtests",
-        "--",
-        "outage",
-    ];
+    let programs = "build --workspace --bins --quiet";
+    let tests = "test --workspace --no-fail-fast -- --show-output";
+    let store = "test --package penstock-store --test etcd -- --show-output";
+    let lab = "run --quiet --package penstock-hwtests -- run-all";
+    let outages = "run --quiet --package penstock-hwtests -- outage";
     vec![
-        one("format", build::cargo(&["fmt", "--all", "--check"])),
-        one("lints", build::cargo(clippy)),
-        one("documentation", doc),
-        one(
-            "programs",
-            build::cargo(&["build", "--workspace", "--bins", "--quiet"]),
-        ),
-        Stage {
-            name: "tests",
-            command: build::cargo(test),
-            form: Form::Harness,
-        },
-        Stage {
-            name: "lab",
-            command: build::cargo(lab),
-            form: Form::Lab,
-        },
-        Stage {
-            name: "outages",
-            command: build::cargo(outages),
-            form: Form::Lab,
-        },
+        stage("format", Form::One, "fmt --all --check"),
+        stage("lints", Form::One, clippy),
+        doc,
+        stage("programs", Form::One, programs),
+        with(Etcd::Own, stage("tests", Form::Harness, tests)),
+        with(Etcd::Other, stage("another etcd", Form::Harness, store)),
+        stage("lab", Form::Lab, lab),
+        stage("outages", Form::Lab, outages),
     ]
 }
 
-/// Tells the tests where etcd's programs are; without them the tests that need etcd say so.
-fn give_etcd(command: &mut Command) {
-    let mut fetch = build::cargo(&[
+/// Tells the tests where etcd's programs are, and whether that was possible; without them the tests
+/// that need etcd say so.
+fn give_etcd(command: &mut Command, which: Etcd) -> bool {
+    let mut words = vec![
         "run",
         "--quiet",
         "--package",
         "penstock-hwtests",
         "--",
         "etcd",
-    ]);
+    ];
+    if which == Etcd::Other {
+        words.push("--other");
+    }
+    let mut fetch = build::cargo(&words);
     // What it says of a download goes on standard error, which is passed on.
     let output = fetch.stderr(Stdio::inherit()).output();
     let text = match output {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).into_owned()
         }
-        _ => String::new(),
+        Ok(output) => {
+            say(String::from_utf8_lossy(&output.stdout).trim_end());
+            String::new()
+        }
+        Err(error) => {
+            say(&error.to_string());
+            String::new()
+        }
     };
     let mut lines = text.lines();
     let (Some(etcd), Some(etcdctl)) = (lines.next(), lines.next()) else {
         say("etcd cannot be fetched; the reason is above, and the tests that need it are skipped");
-        return;
+        return false;
     };
     command.env("PENSTOCK_ETCD", etcd);
     command.env("PENSTOCK_ETCDCTL", etcdctl);
+    true
 }
 
 fn run_stage(mut stage: Stage) -> Result<Outcome> {
