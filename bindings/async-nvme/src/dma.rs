@@ -6,6 +6,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use penstock_buffer::PoolMemory;
+
 /// Most regions a device knows at once: pools and queue memory of every reactor, controller
 /// memory.
 const REGIONS_MAX: usize = 256;
@@ -150,6 +152,16 @@ impl Regions {
         self.publish(region);
         mapped.push((region, keeper));
         Ok(device_address)
+    }
+
+    /// Maps a pool's memory, until these regions are dropped.
+    ///
+    /// # Errors
+    /// As [`Regions::add`].
+    pub fn add_pool(&self, pool: &PoolMemory) -> Result<u64, DmaError> {
+        // SAFETY: the keeper keeps the pool's pages where they are, and a pool's memory is only
+        // reached through leases, whose holders know that devices write to it.
+        unsafe { self.add(pool.start, pool.len_bytes, Arc::clone(&pool.keeper)) }
     }
 
     /// Remembers memory that the device reaches without a mapping of ours: its own.

@@ -3,6 +3,7 @@
 //! - [`MemoryDevice`]: pages of this node, lent to transports so that data moves once.
 //! - [`NullDevice`]: nothing; for measuring everything else.
 //! - [`FileDevice`]: a file or a block device through the reactor's io_uring.
+//! - [`NvmeDevice`]: a namespace of a drive that this process drives itself.
 //! - [`faulty`]: any of them with errors and delays on demand, for tests of the layers above.
 //!
 //! All are opened from a control thread (that may block) and shared by the reactors, each of which
@@ -16,6 +17,7 @@ pub mod faulty;
 mod file;
 mod memory;
 mod null;
+mod nvme;
 mod slab;
 #[cfg(test)]
 mod testing;
@@ -24,3 +26,7 @@ pub use error::OpenError;
 pub use file::{FileConfig, FileDevice, FileKind};
 pub use memory::{MemoryConfig, MemoryDevice};
 pub use null::{NullConfig, NullDevice};
+pub use nvme::{
+    DriveError, DriveHealth, DriveStats, Kept, KindSnapshot, LATENCY_BUCKETS, NvmeDevice,
+    NvmeDrive, NvmeDriveConfig, RequestKind, bucket_limit_ns,
+};

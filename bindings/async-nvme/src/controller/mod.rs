@@ -678,17 +678,25 @@ impl Controller {
         made
     }
 
-    /// Takes the queues down and tells the drive that power may go. Queue pairs must be idle: what
-    /// they still hold fails.
+    /// Takes the queues down and tells the drive that power may go. Queue pairs should be idle: what
+    /// they still hold fails, but only after the controller has let go of its memory.
     ///
     /// # Errors
-    /// [`ControllerError`].
-    pub fn shut_down(mut self) -> Result<(), ControllerError> {
+    /// [`ControllerError`]; also where it is gone or was shut down already.
+    pub fn shut_down(&mut self) -> Result<(), ControllerError> {
         if self.gone {
             return Err(ControllerError::Gone);
         }
-        self.reach(Stage::Gone);
+        self.reach(Stage::Hold);
         self.gone = true;
+        let result = self.take_down();
+        // Shut down or not: disabled it reaches no memory any more.
+        let disabled = ready::disable(&self.bar, self.cap, &*self.pace);
+        self.give_up();
+        result.and(disabled)
+    }
+
+    fn take_down(&mut self) -> Result<(), ControllerError> {
         for id in self.pairs.iter().map(|pair| pair.id).collect::<Vec<_>>() {
             let command = "Delete I/O Submission Queue";
             self.admin

@@ -569,6 +569,11 @@ impl<M: Buffers, T> Queue<M, T> {
         }
     }
 
+    /// Whether the controller is gone, for this queue pair at least.
+    pub fn is_gone(&self) -> bool {
+        self.stage == Stage::Gone
+    }
+
     /// Commands that the controller works on.
     pub fn outstanding(&self) -> usize {
         self.commands.in_use()

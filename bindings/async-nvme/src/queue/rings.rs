@@ -21,6 +21,9 @@ pub(crate) struct Doorbell {
     _bar: Bar,
 }
 
+// SAFETY: the register and the shadow may be reached from any thread, and are through `&mut` only.
+unsafe impl Send for Doorbell {}
+
 impl Doorbell {
     /// A doorbell at its register, valid as long as `bar` lives, that was last rung with 0.
     pub(crate) fn new(bar: Bar, register: NonNull<u32>) -> Doorbell {
@@ -91,6 +94,9 @@ pub(crate) struct Submission {
     doorbell: Doorbell,
 }
 
+// SAFETY: the ring's memory may be reached from any thread, and is through `&mut` only.
+unsafe impl Send for Submission {}
+
 impl Submission {
     /// # Safety
     /// `base` is aligned to 8 bytes, and `entries` entries from there are the driver's to write as
@@ -144,6 +150,9 @@ pub(crate) struct Completions {
     phase: u16,
     doorbell: Doorbell,
 }
+
+// SAFETY: as for `Submission`.
+unsafe impl Send for Completions {}
 
 impl Completions {
     /// # Safety

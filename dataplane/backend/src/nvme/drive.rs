@@ -1,0 +1,311 @@
+//! A drive: its controller, its keeper, and a queue pair for every reactor.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use penstock_async_nvme::{Controller, ControllerError, Identity, Namespace, QueueParts, Regions};
+use penstock_block::BlockError;
+use penstock_reactor::{Polled, Poller};
+use penstock_units::{BlockSize, Nsid};
+
+use super::NvmeDevice;
+use super::keeper::{Keeper, Kept};
+use super::queue::Pair;
+
+/// How a drive is used.
+#[derive(Clone, Debug)]
+pub struct NvmeDriveConfig {
+    /// Name for logs and metrics; the PCI address where it has one.
+    pub name: String,
+    /// Reactors that will use it: as many queue pairs are made.
+    pub reactors: u16,
+}
+
+/// Why a drive or one of its namespaces cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    /// The controller.
+    #[error("drive {name}: {source}")]
+    Controller {
+        /// Name of the drive.
+        name: String,
+        /// What it says.
+        source: ControllerError,
+    },
+    /// No such namespace.
+    #[error("drive {name} has no namespace {nsid}; it has {}", list(.has))]
+    NoNamespace {
+        /// Name of the drive.
+        name: String,
+        /// The namespace asked for.
+        nsid: Nsid,
+        /// Those there are.
+        has: Vec<u32>,
+    },
+    /// A format this project does not serve.
+    #[error(
+        "drive {name}, namespace {nsid}: blocks of {block_bytes} bytes with {metadata_bytes} bytes of metadata cannot be served; format it with one of {}", list(.usable)
+    )]
+    Format {
+        /// Name of the drive.
+        name: String,
+        /// The namespace.
+        nsid: Nsid,
+        /// Its block size.
+        block_bytes: u64,
+        /// Its metadata.
+        metadata_bytes: u16,
+        /// LBA formats that could be served.
+        usable: Vec<u32>,
+    },
+    /// The keeper's thread could not be started.
+    #[error("drive {name}: cannot start its thread: {source}; raise the limit on threads")]
+    Thread {
+        /// Name of the drive.
+        name: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+fn list(numbers: &[u32]) -> String {
+    if numbers.is_empty() {
+        return "none".to_owned();
+    }
+    let words: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    words.join(", ")
+}
+
+/// A controller in use.
+pub struct NvmeDrive {
+    name: String,
+    identity: Identity,
+    regions: Arc<Regions>,
+    /// Queue pairs that no reactor has taken yet.
+    parts: Mutex<Vec<QueueParts>>,
+    kept: Arc<Kept>,
+    keeper: Keeper,
+}
+
+thread_local! {
+    /// This reactor's queue pairs, by the drive they are on.
+    static PAIRS: RefCell<Vec<Rc<Pair>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl NvmeDrive {
+    /// Takes a controller into use. `controller` must have been started for as many queue pairs as
+    /// there are reactors. May block.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn start(
+        mut controller: Controller,
+        config: &NvmeDriveConfig,
+    ) -> Result<Arc<NvmeDrive>, DriveError> {
+        let name = config.name.clone();
+        let error = |source| DriveError::Controller {
+            name: config.name.clone(),
+            source,
+        };
+        let parts = (0..config.reactors)
+            .map(|_| controller.create_queue())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(error)?;
+        let identity = controller.identity().clone();
+        let regions = Arc::clone(controller.regions());
+        let kept = Arc::new(Kept::new(name.clone(), controller));
+        let keeper = Keeper::start(Arc::clone(&kept)).map_err(|source| DriveError::Thread {
+            name: name.clone(),
+            source,
+        })?;
+        tracing::info!(
+            drive = name,
+            model = identity.model,
+            serial = identity.serial,
+            firmware = identity.firmware,
+            queues = config.reactors,
+            "drive in use"
+        );
+        Ok(Arc::new(NvmeDrive {
+            name,
+            identity,
+            regions,
+            parts: Mutex::new(parts),
+            kept,
+            keeper,
+        }))
+    }
+
+    /// Name for logs and metrics.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the controller is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What the keeper knows: health, resets, errors.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// The namespaces attached to the controller now. May block.
+    ///
+    /// # Errors
+    /// [`DriveError::Controller`].
+    pub fn namespaces(&self) -> Result<Vec<Namespace>, DriveError> {
+        self.kept
+            .controller()
+            .namespaces()
+            .map_err(|source| self.error(source))
+    }
+
+    /// Opens a namespace. May block.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn open(self: &Arc<Self>, nsid: Nsid) -> Result<Arc<NvmeDevice>, DriveError> {
+        let found = self
+            .kept
+            .controller()
+            .namespace(nsid)
+            .or_else(absent)
+            .map_err(|source| self.error(source))?;
+        let Some(namespace) = found else {
+            let all = self.namespaces()?;
+            return Err(DriveError::NoNamespace {
+                name: self.name.clone(),
+                nsid,
+                has: all.iter().map(|namespace| namespace.nsid.get()).collect(),
+            });
+        };
+        let block_size = namespace
+            .block_size
+            .ok_or_else(|| self.unusable(&namespace))?;
+        let blocks = Arc::new(AtomicU64::new(namespace.blocks));
+        self.kept.watch(nsid, Arc::clone(&blocks));
+        Ok(Arc::new(NvmeDevice {
+            name: format!("{}/{nsid}", self.name),
+            drive: Arc::clone(self),
+            namespace,
+            block_size,
+            blocks,
+        }))
+    }
+
+    fn error(&self, source: ControllerError) -> DriveError {
+        DriveError::Controller {
+            name: self.name.clone(),
+            source,
+        }
+    }
+
+    fn unusable(&self, namespace: &Namespace) -> DriveError {
+        let can_serve = |format: &&penstock_async_nvme::Format| {
+            format.metadata_bytes == 0
+                && u32::try_from(format.block_bytes)
+                    .ok()
+                    .and_then(BlockSize::from_bytes)
+                    .is_some()
+        };
+        DriveError::Format {
+            name: self.name.clone(),
+            nsid: namespace.nsid,
+            block_bytes: namespace.format.block_bytes,
+            metadata_bytes: namespace.format.metadata_bytes,
+            usable: namespace
+                .formats
+                .iter()
+                .filter(can_serve)
+                .map(|format| u32::from(format.index))
+                .collect(),
+        }
+    }
+
+    fn lock_parts(&self) -> MutexGuard<'_, Vec<QueueParts>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This reactor's queue pair on the drive, opened when first asked for.
+    pub(super) fn queue_of_this_reactor(self: &Arc<Self>) -> Result<Rc<Pair>, BlockError> {
+        let known = PAIRS.with_borrow(|pairs| {
+            let ours = |pair: &&Rc<Pair>| pair.is_of(&self.kept);
+            pairs.iter().find(ours).map(Rc::clone)
+        });
+        if let Some(pair) = known {
+            return Ok(pair);
+        }
+        let Some(parts) = self.lock_parts().pop() else {
+            tracing::error!(drive = self.name, "no queue pair is left for this reactor");
+            return Err(BlockError::NoResources);
+        };
+        let pair = Pair::open(parts, &self.kept, &self.regions)?;
+        self.kept.add_reactor(penstock_reactor::current());
+        PAIRS.with_borrow_mut(|pairs| pairs.push(Rc::clone(&pair)));
+        let poller = Rc::new(PairPoller(Rc::clone(&pair)));
+        pair.keep_polled(penstock_reactor::add_poller(poller));
+        Ok(pair)
+    }
+
+    /// Takes the drive out of use: requests in flight fail, the controller is shut down. May block
+    /// for as long as the drive takes. Dropping the last handle does the same, without a word on what
+    /// went wrong.
+    ///
+    /// # Errors
+    /// [`DriveError::Controller`].
+    pub fn shut_down(&self) -> Result<(), DriveError> {
+        self.keeper.stop();
+        self.kept.shut_down().map_err(|source| self.error(source))
+    }
+}
+
+impl Drop for NvmeDrive {
+    fn drop(&mut self) {
+        let (keeper, kept) = (self.keeper.clone(), Arc::clone(&self.kept));
+        let take_down = move || {
+            keeper.stop();
+            if let Err(error) = kept.shut_down() {
+                tracing::warn!(drive = kept.name(), %error, "the drive was not shut down in order");
+            }
+        };
+        if penstock_reactor::current_id().is_none() {
+            take_down();
+            return;
+        }
+        // A reactor must not wait, least of all for itself to let go of its queue pair.
+        let thread = std::thread::Builder::new().name("nvme-shutdown".to_owned());
+        if let Err(error) = thread.spawn(take_down) {
+            tracing::error!(drive = self.name, %error, "the drive stays up: no thread to end it");
+        }
+    }
+}
+
+/// A drive answers Invalid Namespace or Format for one that is not there.
+fn absent(error: ControllerError) -> Result<Option<Namespace>, ControllerError> {
+    match error {
+        ControllerError::Refused { status, .. }
+            if status.code() == penstock_nvme::Status::INVALID_NAMESPACE =>
+        {
+            Ok(None)
+        }
+        error => Err(error),
+    }
+}
+
+/// Polls a pair until its drive is gone and nothing is left to answer.
+struct PairPoller(Rc<Pair>);
+
+impl Poller for PairPoller {
+    fn poll(&self) -> Polled {
+        let polled = self.0.poll();
+        if self.0.is_over() {
+            PAIRS.with_borrow_mut(|pairs| pairs.retain(|pair| !Rc::ptr_eq(pair, &self.0)));
+            self.0.stop_polling();
+        }
+        polled
+    }
+}

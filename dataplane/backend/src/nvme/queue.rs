@@ -1,0 +1,292 @@
+//! One reactor's queue pair on a drive, and the block queues of its namespaces.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use penstock_async_nvme::{Done, Io, IoError, Queue, QueueParts, Regions, Verb};
+use penstock_block::{
+    BlockDevice, BlockError, BlockQueue, Completer, Direction, Op, Outcome, Request, Ticket,
+};
+use penstock_buffer::{Lease, Payload, Pool, PoolConfig, pools_of_this_thread};
+use penstock_reactor::{Polled, PollerGuard, RoundEnd, Ticks, at_round_end, now, ticks_to_ns};
+use penstock_units::Lba;
+
+use super::NvmeDevice;
+use super::block_error;
+use super::keeper::Kept;
+use super::stats::Kind;
+
+/// Memory for payloads that the drive does not reach as they are.
+const SPARE_BYTES: usize = 8 << 20;
+const BOUNCE_MAX_BYTES: usize = 4 << 20;
+
+/// What goes along with a request.
+pub(super) struct Flight {
+    completer: Completer,
+    io: Io,
+    started: Ticks,
+    /// The payload, where a copy of it is at the drive.
+    kept: Option<Payload>,
+}
+
+/// A queue pair.
+pub(super) struct Pair {
+    queue: RefCell<Queue<Payload, Flight>>,
+    kept: Arc<Kept>,
+    spare: Option<Pool>,
+    guard: RefCell<Option<PollerGuard>>,
+    /// Will be called at the end of this round.
+    hooked: Cell<bool>,
+}
+
+fn now_ns() -> u64 {
+    ticks_to_ns(now())
+}
+
+impl Pair {
+    /// Opens a queue pair on this reactor, and maps the reactor's pools for the drive.
+    pub(super) fn open(
+        parts: QueueParts,
+        kept: &Arc<Kept>,
+        regions: &Regions,
+    ) -> Result<Rc<Pair>, BlockError> {
+        let spare = Pool::new(&PoolConfig {
+            size_bytes: SPARE_BYTES,
+            lease_max_bytes: BOUNCE_MAX_BYTES,
+            hugepages: false,
+            ..PoolConfig::default()
+        })
+        .inspect_err(|error| tracing::warn!(%error, "no memory for payloads to be copied"))
+        .ok();
+        for memory in pools_of_this_thread() {
+            regions.add_pool(&memory).map_err(|error| {
+                tracing::error!(%error, "a pool cannot be reached by the drive");
+                BlockError::NoResources
+            })?;
+        }
+        let mut queue = Queue::open(parts).map_err(|error| {
+            tracing::error!(%error, "a queue pair cannot be opened");
+            BlockError::NoResources
+        })?;
+        queue.tick(now_ns());
+        Ok(Rc::new(Pair {
+            queue: RefCell::new(queue),
+            kept: Arc::clone(kept),
+            spare,
+            guard: RefCell::new(None),
+            hooked: Cell::new(false),
+        }))
+    }
+
+    /// Whether the pair is on the drive with this keeper.
+    pub(super) fn is_of(&self, kept: &Arc<Kept>) -> bool {
+        Arc::ptr_eq(&self.kept, kept)
+    }
+
+    pub(super) fn keep_polled(&self, guard: PollerGuard) {
+        *self.guard.borrow_mut() = Some(guard);
+    }
+
+    pub(super) fn stop_polling(&self) {
+        let guard = self.guard.borrow_mut().take();
+        drop(guard);
+    }
+
+    /// Whether the drive is gone and nothing is left to answer.
+    pub(super) fn is_over(&self) -> bool {
+        let queue = self.queue.borrow();
+        queue.is_gone() && queue.in_flight() == 0
+    }
+
+    /// A round: ends what the drive has done.
+    pub(super) fn poll(self: &Rc<Self>) -> Polled {
+        self.queue.borrow_mut().tick(now_ns());
+        let mut worked = false;
+        loop {
+            // Not borrowed while a request ends, as what waits for it may submit the next.
+            let done = self.queue.borrow_mut().next_done();
+            let Some(done) = done else { break };
+            self.finish(done);
+            worked = true;
+        }
+        let mut queue = self.queue.borrow_mut();
+        queue.round_end();
+        if worked {
+            Polled::Worked
+        } else if queue.in_flight() > 0 {
+            Polled::Waiting
+        } else {
+            Polled::Idle
+        }
+    }
+
+    fn submit(self: &Rc<Self>, io: Io, memory: Payload, flight: Flight) {
+        self.queue.borrow_mut().submit(io, memory, flight);
+        if !self.hooked.replace(true) {
+            at_round_end(Rc::clone(self) as Rc<dyn RoundEnd>);
+        }
+    }
+
+    fn finish(self: &Rc<Self>, done: Done<Payload, Flight>) {
+        let Done {
+            result,
+            memory,
+            tag: mut flight,
+        } = done;
+        let out_of_reach = matches!(result, Err(IoError::Unmapped | IoError::Unaligned));
+        if out_of_reach && flight.kept.is_none() {
+            self.copied(memory, flight);
+            return;
+        }
+        let payload = match flight.kept.take() {
+            Some(kept) => {
+                if flight.io.verb == Verb::Read && result.is_ok() {
+                    copy(&memory, &kept);
+                }
+                kept
+            }
+            None => memory,
+        };
+        let write = flight.io.verb != Verb::Read;
+        let latency_ns = ticks_to_ns(now().saturating_sub(flight.started));
+        let (kind, bytes) = match flight.io.verb {
+            Verb::Read => (Kind::Read, payload.len()),
+            Verb::Write { .. } => (Kind::Write, payload.len()),
+            _ => (Kind::Other, 0),
+        };
+        let stats = self.kept.stats();
+        stats.count(kind, result.is_ok(), bytes as u64, latency_ns);
+        let result = result
+            .map(|_| ())
+            .map_err(|error| block_error(error, write));
+        flight.completer.complete(Outcome { result, payload });
+    }
+
+    /// Sends a request again with a copy of its payload, where the drive reaches it.
+    fn copied(self: &Rc<Self>, payload: Payload, flight: Flight) {
+        let len = payload.len();
+        let lease = self
+            .spare
+            .as_ref()
+            .filter(|_| len <= BOUNCE_MAX_BYTES)
+            .and_then(|pool| pool.try_lease(len));
+        let Some(lease) = lease else {
+            let result = Err(if len > BOUNCE_MAX_BYTES {
+                BlockError::Unsupported
+            } else {
+                BlockError::NoResources
+            });
+            flight.completer.complete(Outcome { result, payload });
+            return;
+        };
+        let copy_of = Payload::from(lease);
+        if flight.io.verb != Verb::Read {
+            copy(&payload, &copy_of);
+        }
+        self.kept.stats().copies.add(1);
+        let io = flight.io;
+        let flight = Flight {
+            kept: Some(payload),
+            ..flight
+        };
+        self.submit(io, copy_of, flight);
+    }
+}
+
+/// Copies from one payload to another of the same length, the second of one run or the first.
+fn copy(from: &Payload, to: &Payload) {
+    if let Some(target) = to.single() {
+        let mut at = 0;
+        for run in from.segments() {
+            at += target.write_at(at, run.bytes());
+        }
+    } else if let Some(source) = from.single() {
+        let mut at = 0;
+        for run in to.segments() {
+            let end = (at + run.len()).min(source.len());
+            run.write_at(0, &source.bytes()[at..end]);
+            at = end;
+        }
+    }
+}
+
+impl RoundEnd for Pair {
+    fn round_end(self: Rc<Self>) {
+        self.hooked.set(false);
+        self.queue.borrow_mut().round_end();
+    }
+}
+
+/// A namespace's queue on one reactor.
+pub(super) struct NvmeQueue {
+    device: Arc<NvmeDevice>,
+    pair: Rc<Pair>,
+}
+
+impl NvmeQueue {
+    pub(super) fn new(device: Arc<NvmeDevice>, pair: Rc<Pair>) -> NvmeQueue {
+        NvmeQueue { device, pair }
+    }
+}
+
+fn verb(op: Op) -> Verb {
+    match op {
+        Op::Read => Verb::Read,
+        Op::Write { fua } => Verb::Write { fua },
+        Op::Flush => Verb::Flush,
+        Op::WriteZeroes {
+            fua,
+            may_deallocate,
+        } => Verb::WriteZeroes {
+            fua,
+            deallocate: may_deallocate,
+        },
+        Op::Deallocate => Verb::Deallocate,
+    }
+}
+
+impl BlockQueue for NvmeQueue {
+    fn submit(&self, request: Request) -> Ticket {
+        let ready = |result, payload| Ticket::ready(Outcome { result, payload });
+        let geometry = self.device.geometry();
+        if let Err(error) = geometry.check(&request) {
+            return ready(Err(error), request.payload);
+        }
+        let identity = self.device.drive.identity();
+        match request.op {
+            // Nothing can be lost that a flush would save.
+            Op::Flush if !identity.volatile_cache => return ready(Ok(()), request.payload),
+            // To deallocate is advice.
+            Op::Deallocate if !identity.deallocate => return ready(Ok(()), request.payload),
+            Op::WriteZeroes { .. } if !identity.write_zeroes => {
+                return ready(Err(BlockError::Unsupported), request.payload);
+            }
+            _ => {}
+        }
+        if request.blocks == 0 && request.op != Op::Flush {
+            return ready(Ok(()), request.payload);
+        }
+        let io = Io {
+            verb: verb(request.op),
+            nsid: self.device.namespace.nsid,
+            slba: request.lba,
+            blocks: request.blocks,
+            block_shift: geometry.block_size.shift(),
+            boundary_blocks: self.device.namespace.boundary_blocks,
+        };
+        let (ticket, completer) = Ticket::pending();
+        let flight = Flight {
+            completer,
+            io,
+            started: now(),
+            kept: None,
+        };
+        self.pair.submit(io, request.payload, flight);
+        ticket
+    }
+
+    fn lend(&self, _direction: Direction, _lba: Lba, _blocks: u64) -> Option<Lease> {
+        None
+    }
+}
