@@ -5,7 +5,12 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use penstock_async_nvme::{Controller, ControllerError, Identity, Namespace, QueueParts, Regions};
+use penstock_async_nvme::pci::PciAddress;
+use penstock_async_nvme::vfio::{Device, DeviceError, OpenError, OpenOptions};
+use penstock_async_nvme::{
+    Controller, ControllerConfig, ControllerError, ControllerMapping, DmaError, Identity,
+    Namespace, QueueParts, Regions, Sleeping,
+};
 use penstock_block::BlockError;
 use penstock_reactor::{Polled, Poller};
 use penstock_units::{BlockSize, Nsid};
@@ -17,10 +22,26 @@ use super::queue::Pair;
 /// How a drive is used.
 #[derive(Clone, Debug)]
 pub struct NvmeDriveConfig {
-    /// Name for logs and metrics; the PCI address where it has one.
-    pub name: String,
     /// Reactors that will use it: as many queue pairs are made.
     pub reactors: u16,
+    /// Entries of each queue pair.
+    pub queue_entries: u16,
+    /// How long a command may take before it is aborted, in milliseconds.
+    pub io_timeout_ms: u32,
+    /// Whether submission queues go into the drive's own memory where it takes them there.
+    pub submission_in_controller: bool,
+}
+
+impl Default for NvmeDriveConfig {
+    /// One reactor, 1024 entries, 30 s, queues in host memory.
+    fn default() -> NvmeDriveConfig {
+        NvmeDriveConfig {
+            reactors: 1,
+            queue_entries: 1024,
+            io_timeout_ms: 30_000,
+            submission_in_controller: false,
+        }
+    }
 }
 
 /// Why a drive or one of its namespaces cannot be used.
@@ -33,6 +54,19 @@ pub enum DriveError {
         name: String,
         /// What it says.
         source: ControllerError,
+    },
+    /// The kernel does not hand it over.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its own memory cannot be reached.
+    #[error(
+        "drive {name}: its controller memory cannot be mapped: {source}; switch its use off, or use another drive"
+    )]
+    ControllerMemory {
+        /// Name of the drive.
+        name: String,
+        /// What the kernel said.
+        source: DeviceError,
     },
     /// No such namespace.
     #[error("drive {name} has no namespace {nsid}; it has {}", list(.has))]
@@ -95,27 +129,67 @@ thread_local! {
 }
 
 impl NvmeDrive {
-    /// Takes a controller into use. `controller` must have been started for as many queue pairs as
-    /// there are reactors. May block.
+    /// Opens the drive at a PCI address, which must be bound to vfio-pci. May block.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn open_pci(
+        address: PciAddress,
+        config: &NvmeDriveConfig,
+    ) -> Result<Arc<NvmeDrive>, DriveError> {
+        let name = address.to_string();
+        let options = OpenOptions::default();
+        let device = Device::open(&address, &options)?;
+        let numa_node = options
+            .host
+            .drive(address)
+            .ok()
+            .and_then(|drive| drive.numa_node);
+        let error = |source| DriveError::Controller {
+            name: name.clone(),
+            source,
+        };
+        let mut controller = Controller::start(
+            device.bar0(),
+            Arc::new(Regions::new(device.mapper())),
+            Arc::new(Sleeping::default()),
+            ControllerConfig {
+                io_queues: config.reactors,
+                queue_entries: config.queue_entries,
+                io_timeout_ms: config.io_timeout_ms,
+                numa_node,
+                submission_in_controller: config.submission_in_controller,
+                ..ControllerConfig::default()
+            },
+        )
+        .map_err(error)?;
+        if config.submission_in_controller {
+            use_controller_memory(&name, &device, &mut controller)?;
+        }
+        NvmeDrive::start(name, controller, Some(device), config.reactors)
+    }
+
+    /// Takes a controller into use, which must have been started for as many queue pairs as there
+    /// are `reactors`. `device` is where it came from, if it is a PCI device. May block.
     ///
     /// # Errors
     /// [`DriveError`].
     pub fn start(
+        name: String,
         mut controller: Controller,
-        config: &NvmeDriveConfig,
+        device: Option<Device>,
+        reactors: u16,
     ) -> Result<Arc<NvmeDrive>, DriveError> {
-        let name = config.name.clone();
-        let error = |source| DriveError::Controller {
-            name: config.name.clone(),
-            source,
-        };
-        let parts = (0..config.reactors)
+        let parts = (0..reactors)
             .map(|_| controller.create_queue())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(error)?;
+            .map_err(|source| DriveError::Controller {
+                name: name.clone(),
+                source,
+            })?;
         let identity = controller.identity().clone();
         let regions = Arc::clone(controller.regions());
-        let kept = Arc::new(Kept::new(name.clone(), controller));
+        let kept = Arc::new(Kept::new(name.clone(), controller, device));
         let keeper = Keeper::start(Arc::clone(&kept)).map_err(|source| DriveError::Thread {
             name: name.clone(),
             source,
@@ -125,7 +199,7 @@ impl NvmeDrive {
             model = identity.model,
             serial = identity.serial,
             firmware = identity.firmware,
-            queues = config.reactors,
+            queues = reactors,
             "drive in use"
         );
         Ok(Arc::new(NvmeDrive {
@@ -159,8 +233,7 @@ impl NvmeDrive {
     /// [`DriveError::Controller`].
     pub fn namespaces(&self) -> Result<Vec<Namespace>, DriveError> {
         self.kept
-            .controller()
-            .namespaces()
+            .with_controller(Controller::namespaces)
             .map_err(|source| self.error(source))
     }
 
@@ -171,9 +244,7 @@ impl NvmeDrive {
     pub fn open(self: &Arc<Self>, nsid: Nsid) -> Result<Arc<NvmeDevice>, DriveError> {
         let found = self
             .kept
-            .controller()
             .namespace(nsid)
-            .or_else(absent)
             .map_err(|source| self.error(source))?;
         let Some(namespace) = found else {
             let all = self.namespaces()?;
@@ -284,17 +355,53 @@ impl Drop for NvmeDrive {
     }
 }
 
-/// A drive answers Invalid Namespace or Format for one that is not there.
-fn absent(error: ControllerError) -> Result<Option<Namespace>, ControllerError> {
-    match error {
-        ControllerError::Refused { status, .. }
-            if status.code() == penstock_nvme::Status::INVALID_NAMESPACE =>
-        {
-            Ok(None)
-        }
-        error => Err(error),
-    }
+/// Maps the controller memory buffer and gives it to the controller; nothing where there is none.
+fn use_controller_memory(
+    name: &str,
+    device: &Device,
+    controller: &mut Controller,
+) -> Result<(), DriveError> {
+    let Some(layout) = controller.controller_memory_layout() else {
+        tracing::info!(drive = name, "the drive has no controller memory buffer");
+        return Ok(());
+    };
+    let memory_error = |source| DriveError::ControllerMemory {
+        name: name.to_owned(),
+        source,
+    };
+    let bar = Arc::new(device.map_bar(layout.bar_index).map_err(memory_error)?);
+    let not_there = || {
+        memory_error(DeviceError::NotMappable {
+            bar: layout.bar_index,
+            why: "the buffer is not wholly inside of it".to_owned(),
+        })
+    };
+    let offset = usize::try_from(layout.offset_bytes).map_err(|_| not_there())?;
+    let len = usize::try_from(layout.len_bytes).map_err(|_| not_there())?;
+    let base = bar.at(offset, len).ok_or_else(not_there)?;
+    let Some(at) = device.reserve_addresses(layout.len_bytes, CMB_ALIGNMENT) else {
+        let source = DmaError::NoAddresses { len_bytes: len }.into();
+        return Err(DriveError::Controller {
+            name: name.to_owned(),
+            source,
+        });
+    };
+    let mapping = ControllerMapping {
+        base,
+        len,
+        keeper: bar,
+    };
+    controller
+        .use_controller_memory(mapping, at)
+        .map(|_| ())
+        .map_err(|source| DriveError::Controller {
+            name: name.to_owned(),
+            source,
+        })
 }
+
+/// Where a controller memory buffer may lie among the drive's addresses: a multiple of this.
+const CMB_ALIGNMENT: u64 = 2 << 20;
 
 /// Polls a pair until its drive is gone and nothing is left to answer.
 struct PairPoller(Rc<Pair>);

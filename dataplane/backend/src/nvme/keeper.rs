@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use penstock_async_nvme::{Controller, ControllerError, Notice};
+use penstock_async_nvme::vfio::Device;
+use penstock_async_nvme::{Controller, ControllerError, Namespace, Notice};
+use penstock_nvme::Status;
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::log::HealthLog;
 use penstock_reactor::ReactorHandle;
@@ -48,7 +50,10 @@ impl DriveHealth {
 /// What a drive's threads share.
 pub struct Kept {
     name: String,
-    controller: Mutex<Controller>,
+    /// `None` once the drive is gone or was shut down.
+    controller: Mutex<Option<Controller>>,
+    /// The drive as the kernel gave it to us; `None` for one that is no PCI device, or is gone.
+    device: Mutex<Option<Device>>,
     reactors: Mutex<Vec<ReactorHandle>>,
     /// Sizes of the namespaces in use, in blocks.
     sizes: Mutex<Vec<(Nsid, Arc<AtomicU64>)>>,
@@ -63,10 +68,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Kept {
-    pub(super) fn new(name: String, controller: Controller) -> Kept {
+    pub(super) fn new(name: String, controller: Controller, device: Option<Device>) -> Kept {
         Kept {
             name,
-            controller: Mutex::new(controller),
+            controller: Mutex::new(Some(controller)),
+            device: Mutex::new(device),
             reactors: Mutex::default(),
             sizes: Mutex::default(),
             health: Mutex::default(),
@@ -81,8 +87,20 @@ impl Kept {
         &self.name
     }
 
-    pub(super) fn controller(&self) -> MutexGuard<'_, Controller> {
-        lock(&self.controller)
+    /// Does something with the controller.
+    pub(super) fn with_controller<T>(
+        &self,
+        f: impl FnOnce(&mut Controller) -> Result<T, ControllerError>,
+    ) -> Result<T, ControllerError> {
+        f(lock(&self.controller)
+            .as_mut()
+            .ok_or(ControllerError::Gone)?)
+    }
+
+    /// One namespace as it is now; `None` where there is none of that number.
+    pub(super) fn namespace(&self, nsid: Nsid) -> Result<Option<Namespace>, ControllerError> {
+        self.with_controller(|controller| controller.namespace(nsid))
+            .or_else(absent)
     }
 
     pub(super) fn add_reactor(&self, reactor: ReactorHandle) {
@@ -118,7 +136,19 @@ impl Kept {
     }
 
     fn round(&self) {
-        let notice = self.controller().service();
+        if lock(&self.device)
+            .as_ref()
+            .is_some_and(Device::removal_requested)
+        {
+            tracing::warn!(drive = self.name, "the drive is being taken away");
+            if let Err(error) = self.shut_down() {
+                tracing::warn!(drive = self.name, %error, "it was not shut down in order");
+            }
+            return;
+        }
+        let notice = lock(&self.controller)
+            .as_mut()
+            .and_then(Controller::service);
         match notice {
             None => {}
             Some(Notice::Event(event)) => self.on_event(event),
@@ -131,11 +161,20 @@ impl Kept {
                 tracing::warn!(drive = self.name, "the drive was reset");
             }
             Some(Notice::Gone) => {
-                self.gone.store(true, Ordering::Release);
                 tracing::error!(drive = self.name, "the drive is gone; its namespaces fail");
-                self.wake_reactors();
+                self.let_go();
             }
         }
+    }
+
+    /// Nothing of ours holds the drive any more, once its queue pairs have noticed.
+    fn let_go(&self) {
+        self.gone.store(true, Ordering::Release);
+        let controller = lock(&self.controller).take();
+        drop(controller);
+        self.wake_reactors();
+        let device = lock(&self.device).take();
+        drop(device);
     }
 
     fn on_event(&self, event: AsyncEvent) {
@@ -151,7 +190,7 @@ impl Kept {
 
     fn look_at_namespaces(&self) {
         for (nsid, blocks) in lock(&self.sizes).iter() {
-            match self.controller().namespace(*nsid) {
+            match self.namespace(*nsid) {
                 Ok(Some(namespace)) => blocks.store(namespace.blocks, Ordering::Release),
                 // Its commands say so themselves.
                 Ok(None) => {}
@@ -163,7 +202,7 @@ impl Kept {
     }
 
     fn read_health(&self) {
-        match self.controller().health() {
+        match self.with_controller(Controller::health) {
             Ok(log) => *lock(&self.health) = Some(DriveHealth::of(&log)),
             Err(error) => tracing::warn!(drive = self.name, %error, "no health from the drive"),
         }
@@ -171,12 +210,22 @@ impl Kept {
 
     /// Takes the controller down; nothing where that was done already.
     pub(super) fn shut_down(&self) -> Result<(), ControllerError> {
-        if self.gone.swap(true, Ordering::AcqRel) {
+        if self.is_gone() {
             return Ok(());
         }
-        let result = self.controller().shut_down();
-        self.wake_reactors();
+        let result = self.with_controller(Controller::shut_down);
+        self.let_go();
         result
+    }
+}
+
+/// A drive answers Invalid Namespace or Format for one that is not there.
+fn absent(error: ControllerError) -> Result<Option<Namespace>, ControllerError> {
+    match error {
+        ControllerError::Refused { status, .. } if status.code() == Status::INVALID_NAMESPACE => {
+            Ok(None)
+        }
+        error => Err(error),
     }
 }
 

@@ -32,7 +32,8 @@ pub(super) struct Flight {
 
 /// A queue pair.
 pub(super) struct Pair {
-    queue: RefCell<Queue<Payload, Flight>>,
+    /// `None` once the drive is gone: then nothing of ours keeps its registers mapped.
+    queue: RefCell<Option<Queue<Payload, Flight>>>,
     kept: Arc<Kept>,
     spare: Option<Pool>,
     guard: RefCell<Option<PollerGuard>>,
@@ -71,7 +72,7 @@ impl Pair {
         })?;
         queue.tick(now_ns());
         Ok(Rc::new(Pair {
-            queue: RefCell::new(queue),
+            queue: RefCell::new(Some(queue)),
             kept: Arc::clone(kept),
             spare,
             guard: RefCell::new(None),
@@ -93,28 +94,41 @@ impl Pair {
         drop(guard);
     }
 
-    /// Whether the drive is gone and nothing is left to answer.
+    /// Whether the drive is gone and everything has been answered.
     pub(super) fn is_over(&self) -> bool {
-        let queue = self.queue.borrow();
-        queue.is_gone() && queue.in_flight() == 0
+        self.queue.borrow().is_none()
+    }
+
+    fn next_done(&self) -> Option<Done<Payload, Flight>> {
+        self.queue.borrow_mut().as_mut()?.next_done()
     }
 
     /// A round: ends what the drive has done.
     pub(super) fn poll(self: &Rc<Self>) -> Polled {
-        self.queue.borrow_mut().tick(now_ns());
+        if let Some(queue) = self.queue.borrow_mut().as_mut() {
+            queue.tick(now_ns());
+        }
         let mut worked = false;
-        loop {
-            // Not borrowed while a request ends, as what waits for it may submit the next.
-            let done = self.queue.borrow_mut().next_done();
-            let Some(done) = done else { break };
+        // Not borrowed while a request ends, as what waits for it may submit the next.
+        while let Some(done) = self.next_done() {
             self.finish(done);
             worked = true;
         }
-        let mut queue = self.queue.borrow_mut();
+        let mut place = self.queue.borrow_mut();
+        let Some(queue) = place.as_mut() else {
+            return Polled::Idle;
+        };
         queue.round_end();
+        let in_flight = queue.in_flight();
+        if queue.is_gone() && in_flight == 0 {
+            let over = place.take();
+            drop(place);
+            drop(over);
+            return Polled::Idle;
+        }
         if worked {
             Polled::Worked
-        } else if queue.in_flight() > 0 {
+        } else if in_flight > 0 {
             Polled::Waiting
         } else {
             Polled::Idle
@@ -122,7 +136,16 @@ impl Pair {
     }
 
     fn submit(self: &Rc<Self>, io: Io, memory: Payload, flight: Flight) {
-        self.queue.borrow_mut().submit(io, memory, flight);
+        let mut place = self.queue.borrow_mut();
+        let Some(queue) = place.as_mut() else {
+            drop(place);
+            let payload = flight.kept.unwrap_or(memory);
+            let result = Err(BlockError::Gone);
+            flight.completer.complete(Outcome { result, payload });
+            return;
+        };
+        queue.submit(io, memory, flight);
+        drop(place);
         if !self.hooked.replace(true) {
             at_round_end(Rc::clone(self) as Rc<dyn RoundEnd>);
         }
@@ -214,7 +237,9 @@ fn copy(from: &Payload, to: &Payload) {
 impl RoundEnd for Pair {
     fn round_end(self: Rc<Self>) {
         self.hooked.set(false);
-        self.queue.borrow_mut().round_end();
+        if let Some(queue) = self.queue.borrow_mut().as_mut() {
+            queue.round_end();
+        }
     }
 }
 
