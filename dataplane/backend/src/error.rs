@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use penstock_buffer::PoolError;
 
-use crate::FileKind;
+use crate::{DriveError, FileKind};
 
 /// Why a device cannot be opened or resized: what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,21 @@ pub enum OpenError {
         /// What it should be.
         wanted: FileKind,
     },
+    /// A device whose blocks are of another size.
+    #[error(
+        "{name}: has blocks of {has_bytes} bytes, block_size_bytes = {block_size_bytes}; set it to {has_bytes}, or format the drive"
+    )]
+    BlockSize {
+        /// Name of the device.
+        name: String,
+        /// What was asked for.
+        block_size_bytes: u32,
+        /// What it has.
+        has_bytes: u32,
+    },
+    /// A drive of our own.
+    #[error(transparent)]
+    Drive(#[from] Box<DriveError>),
     /// Anything else the kernel refused.
     #[error("{}: cannot {what}: {source}; check the path, its permissions and the file system", path.display())]
     Io {
@@ -88,6 +103,12 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl From<DriveError> for OpenError {
+    fn from(error: DriveError) -> OpenError {
+        OpenError::Drive(Box::new(error))
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {

@@ -1,15 +1,20 @@
 //! Devices behind namespaces: opened from settings, resized, shared.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use penstock_async_nvme::pci::PciAddress;
 use penstock_backend::{
-    FileConfig, FileDevice, FileKind, MemoryConfig, MemoryDevice, NullConfig, NullDevice, OpenError,
+    FileConfig, FileDevice, FileKind, MemoryConfig, MemoryDevice, NullConfig, NullDevice,
+    NvmeDevice, NvmeDrive, NvmeDriveConfig, OpenError,
 };
 use penstock_block::BlockDevice;
 use penstock_units::BlockSize;
 
-use crate::config::{BackendSettings, NamespaceSettings, ReactorSettings, TcpSettings};
+use crate::config::{
+    BackendSettings, Config, NamespaceSettings, NvmeSettings, ReactorSettings, TcpSettings,
+};
 
 /// An open device. Clones share it.
 #[derive(Clone)]
@@ -20,6 +25,30 @@ pub enum Device {
     Null(Arc<NullDevice>),
     /// In a file or on a block device.
     File(Arc<FileDevice>),
+    /// On a drive of our own.
+    Nvme(Arc<NvmeDevice>),
+}
+
+/// What a device needs to know of the node.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// `[reactors]`
+    pub reactors: &'a ReactorSettings,
+    /// `[tcp]`
+    pub tcp: &'a TcpSettings,
+    /// `[nvme]`
+    pub nvme: &'a NvmeSettings,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Those of a configuration.
+    pub fn of(config: &'a Config) -> Surroundings<'a> {
+        Surroundings {
+            reactors: &config.reactors,
+            tcp: &config.tcp,
+            nvme: &config.nvme,
+        }
+    }
 }
 
 impl Device {
@@ -30,17 +59,10 @@ impl Device {
     pub fn open(
         nqn: &str,
         namespace: &NamespaceSettings,
-        reactors: &ReactorSettings,
-        tcp: &TcpSettings,
+        around: Surroundings<'_>,
     ) -> Result<Device, OpenError> {
         let name = format!("{nqn}/{}", namespace.nsid);
-        Device::open_backend(
-            name,
-            &namespace.backend,
-            namespace.block_size,
-            reactors,
-            tcp,
-        )
+        Device::open_backend(name, &namespace.backend, namespace.block_size, around)
     }
 
     /// Opens `backend` under `name`. May block.
@@ -51,15 +73,14 @@ impl Device {
         name: String,
         backend: &BackendSettings,
         block_size: BlockSize,
-        reactors: &ReactorSettings,
-        tcp: &TcpSettings,
+        around: Surroundings<'_>,
     ) -> Result<Device, OpenError> {
         match backend {
             BackendSettings::Memory { size_bytes } => MemoryDevice::new(&MemoryConfig {
                 name,
                 size_bytes: *size_bytes,
                 block_size,
-                hugepages: reactors.hugepages,
+                hugepages: around.reactors.hugepages,
                 numa_node: None,
             })
             .map(Device::Memory),
@@ -70,7 +91,7 @@ impl Device {
                 name,
                 size_bytes: *size_bytes,
                 block_size,
-                lease_max_bytes: usize::try_from(tcp.mdts_bytes).unwrap_or(usize::MAX),
+                lease_max_bytes: usize::try_from(around.tcp.mdts_bytes).unwrap_or(usize::MAX),
                 latency_us: *latency_us,
             })
             .map(Device::Null),
@@ -78,6 +99,21 @@ impl Device {
                 file(name, path, FileKind::Regular, *size_bytes, block_size)
             }
             BackendSettings::Block { path } => file(name, path, FileKind::Block, None, block_size),
+            BackendSettings::Nvme {
+                address,
+                drive_nsid,
+            } => {
+                let device = drive(*address, around)?.open(*drive_nsid)?;
+                let found = device.geometry().block_size;
+                if found != block_size {
+                    return Err(OpenError::BlockSize {
+                        name: device.name().to_owned(),
+                        block_size_bytes: block_size.bytes(),
+                        has_bytes: found.bytes(),
+                    });
+                }
+                Ok(Device::Nvme(device))
+            }
         }
     }
 
@@ -87,6 +123,7 @@ impl Device {
             Device::Memory(device) => Arc::clone(device) as Arc<dyn BlockDevice>,
             Device::Null(device) => Arc::clone(device) as Arc<dyn BlockDevice>,
             Device::File(device) => Arc::clone(device) as Arc<dyn BlockDevice>,
+            Device::Nvme(device) => Arc::clone(device) as Arc<dyn BlockDevice>,
         }
     }
 
@@ -106,9 +143,29 @@ impl Device {
         match (self, size_bytes) {
             (Device::Memory(device), Some(size_bytes)) => device.resize(size_bytes),
             (Device::File(device), size_bytes) => device.resize(size_bytes),
-            (Device::Memory(_), None) | (Device::Null(_), _) => Ok(()),
+            (Device::Memory(_), None) | (Device::Null(_) | Device::Nvme(_), _) => Ok(()),
         }
     }
+}
+
+/// Drives in use: a process opens each once, whatever the number of its namespaces.
+static DRIVES: Mutex<BTreeMap<PciAddress, Weak<NvmeDrive>>> = Mutex::new(BTreeMap::new());
+
+/// The drive at an address, opened where it is not yet. May block.
+fn drive(address: PciAddress, around: Surroundings<'_>) -> Result<Arc<NvmeDrive>, OpenError> {
+    let mut drives = DRIVES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(drive) = drives.get(&address).and_then(Weak::upgrade) {
+        return Ok(drive);
+    }
+    let config = NvmeDriveConfig {
+        reactors: u16::try_from(around.reactors.cores.len()).unwrap_or(u16::MAX),
+        queue_entries: around.nvme.queue_entries,
+        io_timeout_ms: around.nvme.io_timeout_ms,
+        submission_in_controller: around.nvme.queues_in_drive_memory,
+    };
+    let drive = NvmeDrive::open_pci(address, &config)?;
+    drives.insert(address, Arc::downgrade(&drive));
+    Ok(drive)
 }
 
 fn file(

@@ -20,7 +20,7 @@ use crate::config::{
     BackendSettings, Config, CongestionControl, NamespaceSettings, Placed, Problem, Problems,
     SubsystemSettings,
 };
-use crate::device::Device;
+use crate::device::{Device, Surroundings};
 use crate::managed::Managed;
 use crate::metrics::http::{Endpoint, Serving};
 use crate::metrics::{Busy, NodePages};
@@ -385,7 +385,7 @@ pub(crate) fn open_device(
     nqn: &str,
     namespace: &NamespaceSettings,
 ) -> Result<Device, Problem> {
-    Device::open(nqn, namespace, &config.reactors, &config.tcp).map_err(|error| {
+    Device::open(nqn, namespace, Surroundings::of(config)).map_err(|error| {
         let key = if namespace.backend.path().is_some() {
             "namespace.path"
         } else {

@@ -314,6 +314,7 @@ impl Node {
         differs(old.node != new.node, "[node]");
         differs(old.reactors != new.reactors, "[reactors]");
         differs(old.tcp != new.tcp, "[tcp]");
+        differs(old.nvme != new.nvme, "[nvme]");
         differs(old.metrics_listen != new.metrics_listen, "[metrics] listen");
         differs(old.control != new.control, "[control]");
         differs(old.devices != new.devices, "[[device]]");
@@ -343,6 +344,7 @@ impl Node {
             node: old.node,
             reactors: old.reactors,
             tcp: old.tcp,
+            nvme: old.nvme,
             metrics_listen: old.metrics_listen,
             control: old.control,
             devices: old.devices,

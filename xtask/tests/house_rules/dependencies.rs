@@ -38,6 +38,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "block",
             "reactor",
             "backend",
+            "async-nvme",
             "seam",
             "subsystem",
             "transport-tcp",

@@ -19,6 +19,7 @@ use super::{
 
 mod control;
 mod device;
+mod drive;
 mod subsystem;
 
 const KIB: u64 = 1 << 10;
@@ -120,6 +121,7 @@ impl Checker<'_> {
             log: self.log(&root.log),
             metrics_listen: self.metrics(&root.metrics),
             tcp,
+            nvme: self.nvme(&root.nvme),
             control: self.control(root.control.as_ref(), &root.node),
             listeners: self.listeners(&root.listener, root.control.is_some()),
             devices: self.devices(&root.device, &mut paths),

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use penstock_async_nvme::pci::PciAddress;
 use penstock_units::{BlockSize, Nsid};
 use uuid::Uuid;
 
@@ -39,6 +40,8 @@ pub struct Config {
     pub metrics_listen: Option<Placed<SocketAddr>>,
     /// `[tcp]`
     pub tcp: TcpSettings,
+    /// `[nvme]`
+    pub nvme: NvmeSettings,
     /// `[control]`; `None` where the node is on its own.
     pub control: Option<ControlSettings>,
     /// `[[device]]`
@@ -238,6 +241,24 @@ pub enum BackendSettings {
         /// Where.
         path: PathBuf,
     },
+    /// A namespace of a drive that this process drives itself.
+    Nvme {
+        /// Where the drive is.
+        address: PciAddress,
+        /// The drive's own namespace.
+        drive_nsid: Nsid,
+    },
+}
+
+/// `[nvme]`: drives that this process drives itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NvmeSettings {
+    /// Entries of each queue pair.
+    pub queue_entries: u16,
+    /// How long a drive may take over a command before it is aborted, in milliseconds.
+    pub io_timeout_ms: u32,
+    /// Whether submission queues go into a drive's own memory where it takes them there.
+    pub queues_in_drive_memory: bool,
 }
 
 impl BackendSettings {
@@ -248,6 +269,7 @@ impl BackendSettings {
             BackendSettings::Null { .. } => "null",
             BackendSettings::File { .. } => "file",
             BackendSettings::Block { .. } => "block",
+            BackendSettings::Nvme { .. } => "nvme",
         }
     }
 
@@ -258,7 +280,7 @@ impl BackendSettings {
                 Some(*size_bytes)
             }
             BackendSettings::File { size_bytes, .. } => *size_bytes,
-            BackendSettings::Block { .. } => None,
+            BackendSettings::Block { .. } | BackendSettings::Nvme { .. } => None,
         }
     }
 
@@ -267,7 +289,8 @@ impl BackendSettings {
         match (self, other) {
             (BackendSettings::Memory { .. }, BackendSettings::Memory { .. }) => true,
             // A null device holds nothing that would be lost by making it anew.
-            (BackendSettings::Null { .. }, BackendSettings::Null { .. }) => self == other,
+            (BackendSettings::Null { .. }, BackendSettings::Null { .. })
+            | (BackendSettings::Nvme { .. }, BackendSettings::Nvme { .. }) => self == other,
             _ => self.word() == other.word() && self.path() == other.path(),
         }
     }
@@ -276,7 +299,9 @@ impl BackendSettings {
     pub fn path(&self) -> Option<&Path> {
         match self {
             BackendSettings::File { path, .. } | BackendSettings::Block { path } => Some(path),
-            BackendSettings::Memory { .. } | BackendSettings::Null { .. } => None,
+            BackendSettings::Memory { .. }
+            | BackendSettings::Null { .. }
+            | BackendSettings::Nvme { .. } => None,
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Root {
     pub metrics: Metrics,
     #[serde(default)]
     pub tcp: Tcp,
+    #[serde(default)]
+    pub nvme: Nvme,
     pub control: Option<Spanned<Control>>,
     #[serde(default)]
     pub device: Vec<Spanned<Device>>,
@@ -87,6 +89,14 @@ pub(super) struct Tcp {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Nvme {
+    pub queue_entries: Key<u64>,
+    pub io_timeout_ms: Key<u64>,
+    pub queues_in_drive_memory: Key<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Control {
     pub endpoints: Key<Vec<Spanned<String>>>,
     pub state_directory: Key<String>,
@@ -103,6 +113,8 @@ pub(super) struct Device {
     pub name: Key<String>,
     pub backend: Key<String>,
     pub path: Key<String>,
+    pub pci_address: Key<String>,
+    pub drive_nsid: Key<u64>,
     pub size_bytes: Key<u64>,
     pub block_size_bytes: Key<u64>,
 }
@@ -132,6 +144,8 @@ pub(super) struct Namespace {
     pub nsid: Key<u64>,
     pub backend: Key<String>,
     pub path: Key<String>,
+    pub pci_address: Key<String>,
+    pub drive_nsid: Key<u64>,
     pub size_bytes: Key<u64>,
     pub block_size_bytes: Key<u64>,
     pub uuid: Key<String>,

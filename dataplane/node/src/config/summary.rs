@@ -80,6 +80,13 @@ fn place(
     if let Some(path) = backend.path() {
         write!(f, " {}", path.display())?;
     }
+    if let BackendSettings::Nvme {
+        address,
+        drive_nsid,
+    } = backend
+    {
+        write!(f, " {address} namespace {drive_nsid}")?;
+    }
     match backend.size_bytes() {
         Some(size_bytes) => write!(f, ", {size_bytes} bytes")?,
         None => write!(f, ", whole size")?,

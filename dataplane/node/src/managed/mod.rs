@@ -25,7 +25,7 @@ use penstock_subsystem::Namespace;
 use penstock_units::Nsid;
 
 use crate::config::{Config, DeviceSettings};
-use crate::device::Device;
+use crate::device::{Device, Surroundings};
 
 use clear::Clearing;
 use volume::OpenVolume;
@@ -102,8 +102,7 @@ impl Managed {
                 settings.name.clone(),
                 &settings.backend,
                 settings.block_size,
-                &config.reactors,
-                &config.tcp,
+                Surroundings::of(config),
             );
             if let Err(error) = &opened {
                 tracing::error!(device = settings.name, %error, "the device cannot be used");

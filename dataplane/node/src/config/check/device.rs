@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::super::schema;
 use super::super::{BackendSettings, DeviceSettings};
+use super::drive::DriveKeys;
 use super::{Checker, offset};
 
 impl Checker<'_> {
@@ -31,7 +32,7 @@ impl Checker<'_> {
                 let remedy = "give every device its own name";
                 self.refuse(at, "device.name", what, remedy);
             }
-            self.path_once(paths, "device.path", device.backend.path(), device.line);
+            self.once(paths, "device", &device.backend, device.line);
             devices.push(device);
         }
         devices
@@ -68,7 +69,7 @@ impl Checker<'_> {
         block_size: BlockSize,
     ) -> Option<BackendSettings> {
         let given = table.get_ref();
-        let words = ["file", "block", "memory"];
+        let words = ["file", "block", "memory", "nvme"];
         let Some(word) = &given.backend else {
             let remedy = format!("add backend = one of: {}", words.join(", "));
             let what = "the backend is missing".to_owned();
@@ -89,6 +90,33 @@ impl Checker<'_> {
             let remedy = format!("remove it (it belongs to: {fits})");
             self.refuse(at, &format!("device.{key}"), what, remedy);
         };
+        let drive_key = [
+            ("pci_address", given.pci_address.as_ref().and_then(offset)),
+            ("drive_nsid", given.drive_nsid.as_ref().and_then(offset)),
+        ];
+        let other_key = [
+            ("path", given.path.as_ref().and_then(offset), "file, block"),
+            (
+                "size_bytes",
+                given.size_bytes.as_ref().and_then(offset),
+                "file, memory",
+            ),
+        ];
+        if word.get_ref() == "nvme" {
+            for (key, at, fits) in other_key.into_iter().filter(|(_, at, _)| at.is_some()) {
+                unfit(key, at, fits);
+            }
+            return self.drive(&DriveKeys {
+                prefix: "device",
+                at: offset(word),
+                address: &given.pci_address,
+                nsid: &given.drive_nsid,
+            });
+        }
+        if let Some((key, at)) = drive_key.into_iter().find(|(_, at)| at.is_some()) {
+            unfit(key, at, "nvme");
+            return None;
+        }
         match (word.get_ref().as_str(), size_bytes, path) {
             ("memory", Some(size_bytes), None) => Some(BackendSettings::Memory { size_bytes }),
             ("file", size_bytes, Some(path)) => Some(BackendSettings::File { path, size_bytes }),

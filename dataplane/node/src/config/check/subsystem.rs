@@ -1,6 +1,6 @@
 //! Checks of `[[subsystem]]` and `[[subsystem.namespace]]`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use penstock_nvme::nqn::{self, DISCOVERY_NQN};
 use penstock_units::{BlockSize, ByteCount, Nsid};
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::super::schema::{self, Key};
 use super::super::{BackendSettings, NamespaceSettings, SubsystemSettings};
+use super::drive::DriveKeys;
 use super::{Checker, offset};
 
 /// Highest value that `namespaces_max` may take.
@@ -37,8 +38,7 @@ impl Checker<'_> {
                 self.refuse(offset(table), "subsystem.nqn", what, remedy);
             }
             for namespace in &subsystem.namespaces {
-                let path = namespace.backend.path();
-                self.path_once(paths, "namespace.path", path, namespace.line);
+                self.once(paths, "namespace", &namespace.backend, namespace.line);
             }
             subsystems.push(subsystem);
         }
@@ -46,22 +46,32 @@ impl Checker<'_> {
     }
 
     /// Refuses a file or drive that is used twice.
-    pub(super) fn path_once(
+    pub(super) fn once(
         &mut self,
         paths: &mut Vec<(PathBuf, usize)>,
-        key: &str,
-        path: Option<&Path>,
+        table: &str,
+        backend: &BackendSettings,
         line: usize,
     ) {
-        let Some(path) = path else {
-            return;
+        let (key, path) = match backend {
+            BackendSettings::Nvme {
+                address,
+                drive_nsid,
+            } => {
+                let place = format!("namespace {drive_nsid} of drive {address}");
+                (format!("{table}.pci_address"), PathBuf::from(place))
+            }
+            _ => match backend.path() {
+                Some(path) => (format!("{table}.path"), path.to_owned()),
+                None => return,
+            },
         };
         // The same file under two names is still one file; a file not made yet has no other name.
-        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
         if let Some((_, earlier)) = paths.iter().find(|(known, _)| *known == real) {
             let what = format!("{} is kept by line {earlier} already", path.display());
             let remedy = "give every namespace and device its own file or drive".to_owned();
-            let mut problem = self.source.problem(None, key, what, remedy);
+            let mut problem = self.source.problem(None, &key, what, remedy);
             problem.line = Some(line);
             self.problems.push(problem);
         }
@@ -247,7 +257,7 @@ impl Checker<'_> {
         block_size: BlockSize,
     ) -> Option<BackendSettings> {
         let given = table.get_ref();
-        let words = ["memory", "null", "file", "block"];
+        let words = ["memory", "null", "file", "block", "nvme"];
         let Some(word) = &given.backend else {
             let what = "the backend is missing".to_owned();
             let remedy = format!("add backend = one of: {}", words.join(", "));
@@ -266,6 +276,15 @@ impl Checker<'_> {
             .path
             .as_ref()
             .map(|path| PathBuf::from(path.get_ref()));
+        if kind == "nvme" {
+            let keys = DriveKeys {
+                prefix: "namespace",
+                at: offset(word),
+                address: &given.pci_address,
+                nsid: &given.drive_nsid,
+            };
+            return self.drive(&keys);
+        }
         match (kind, size_bytes, path) {
             ("memory", Some(size_bytes), _) => Some(BackendSettings::Memory { size_bytes }),
             ("null", Some(size_bytes), _) => Some(BackendSettings::Null {
@@ -304,6 +323,16 @@ impl Checker<'_> {
                 "latency_us",
                 given.latency_us.as_ref().map(|key| key.span().start),
                 &["null"],
+            ),
+            (
+                "pci_address",
+                given.pci_address.as_ref().map(|key| key.span().start),
+                &["nvme"],
+            ),
+            (
+                "drive_nsid",
+                given.drive_nsid.as_ref().map(|key| key.span().start),
+                &["nvme"],
             ),
         ];
         for (key, at, kinds) in present {
