@@ -5,6 +5,8 @@ use penstock_nvme::command::{BlockRange, DSM_DEALLOCATE, DatasetManagement, flus
 use penstock_nvme::{IoOpcode, Sqe, Status};
 use penstock_units::{Lba, Nsid};
 
+use crate::cmb::ControllerMemory;
+
 /// Memory of a request.
 ///
 /// # Safety
@@ -32,6 +34,14 @@ unsafe impl Buffers for Payload {
         }
         let lease = self.segments().nth(index)?;
         Some((lease.as_ptr(), lease.len()))
+    }
+}
+
+// SAFETY: a run of controller memory is its holder's alone until dropped, and stays where it is.
+unsafe impl Buffers for ControllerMemory {
+    #[inline]
+    fn segment(&self, index: usize) -> Option<(*mut u8, usize)> {
+        (index == 0).then(|| (self.base().as_ptr(), self.len()))
     }
 }
 

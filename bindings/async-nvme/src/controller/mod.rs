@@ -76,6 +76,9 @@ impl Default for ControllerConfig {
     }
 }
 
+/// Pauses that a register gets to follow another.
+const REGISTER_PAUSES: u32 = 10;
+
 /// What the keeper learnt in a round of [`Controller::service`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -485,14 +488,27 @@ impl Controller {
     /// controller is of NVMe 1.4 or later (Base 2.1, 8.2.1).
     #[must_use]
     pub fn controller_memory_layout(&self) -> Option<CmbLayout> {
-        if self.cap.cmbs() {
-            let enabled = Cmbmsc(self.bar.read64(OFFSET_CMBMSC)).with_cre(true);
-            self.bar.write64(OFFSET_CMBMSC, enabled.0);
+        let layout = || {
+            CmbLayout::of(
+                Cmbloc(self.bar.read32(OFFSET_CMBLOC)),
+                Cmbsz(self.bar.read32(OFFSET_CMBSZ)),
+            )
+        };
+        if !self.cap.cmbs() {
+            return layout();
         }
-        CmbLayout::of(
-            Cmbloc(self.bar.read32(OFFSET_CMBLOC)),
-            Cmbsz(self.bar.read32(OFFSET_CMBSZ)),
-        )
+        let control = Cmbmsc(self.bar.read64(OFFSET_CMBMSC));
+        if !control.cre() {
+            self.bar.write64(OFFSET_CMBMSC, control.with_cre(true).0);
+        }
+        // The specification gives no time within which the registers must follow.
+        for _ in 0..REGISTER_PAUSES {
+            if let Some(layout) = layout() {
+                return Some(layout);
+            }
+            self.pace.pause();
+        }
+        None
     }
 
     /// Takes the controller memory buffer into use: `mapping` is where it is mapped here,
@@ -533,6 +549,7 @@ impl Controller {
             .with_cre(true)
             .with_cmse(true);
         self.bar.write64(OFFSET_CMBMSC, control.0);
+        self.pace.pause();
         if self.bar.read32(OFFSET_CMBSTS) & CMBSTS_CBAI != 0 {
             let what = "anything at the address it was given";
             return Err(CmbError::Unable { what }.into());
