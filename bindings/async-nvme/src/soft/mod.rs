@@ -7,8 +7,10 @@
 //! sequence, called by a thread of its own ([`SoftController::run_thread`]) it is as concurrent as
 //! a drive. It is strict: what a host must not do is told by [`SoftController::violations`].
 //!
-//! What it cannot do: registers that are written once for an effect (INTMS, INTMC) have none; a
-//! drive that is gone reads as all ones only from the next look on after a write.
+//! What it cannot do: a write of a register has its effect with the next look. So registers that
+//! are written once for an effect (INTMS, INTMC) have none, CMBLOC and CMBSZ tell of the buffer
+//! whatever CMBMSC.CRE says (data in it is reached only when CMBMSC says so), and what is written
+//! to a drive that is gone reads back until the next look.
 mod admin;
 mod bus;
 mod config;

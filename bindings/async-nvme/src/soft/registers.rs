@@ -248,7 +248,6 @@ impl Machine {
             return;
         };
         let msc = Cmbmsc(msc);
-        let told = cmb.legacy || msc.cre();
         let units = |bytes: usize| u32::try_from(bytes / 4096).unwrap_or(0);
         let location = Cmbloc::default()
             .with_bir(2)
@@ -263,8 +262,10 @@ impl Machine {
             .with_rds(cmb.rds)
             .with_wds(cmb.wds)
             .with_sz(units(cmb.bytes));
-        self.set32(pcie::OFFSET_CMBLOC, if told { location.0 } else { 0 });
-        self.set32(pcie::OFFSET_CMBSZ, if told { size.0 } else { 0 });
+        // Whatever CMBMSC.CRE says: a host reads them right after it has set the bit, before the
+        // next look.
+        self.set32(pcie::OFFSET_CMBLOC, location.0);
+        self.set32(pcie::OFFSET_CMBSZ, size.0);
         if cmb.legacy {
             return;
         }

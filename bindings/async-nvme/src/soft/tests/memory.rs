@@ -39,10 +39,9 @@ fn put(host: &Host, offset: usize, bytes: &[u8]) {
 }
 
 #[test]
-fn the_buffer_is_told_when_asked_for() {
+fn the_buffer_is_told() {
     let mut host = Host::cold(cmb(|cmb| cmb.offset = 8192));
     assert!(host.cap().cmbs());
-    assert_eq!(host.bar.read32(pcie::OFFSET_CMBSZ), 0);
     let control = Cmbmsc::default().with_cre(true);
     host.bar.write64(pcie::OFFSET_CMBMSC, control.0);
     host.step();
@@ -59,7 +58,6 @@ fn the_buffer_is_told_when_asked_for() {
     assert_eq!(host.bar.read32(pcie::OFFSET_CMBSTS), pcie::CMBSTS_CBAI);
     host.bar.write64(pcie::OFFSET_CMBMSC, 0);
     host.step();
-    assert_eq!(host.bar.read32(pcie::OFFSET_CMBLOC), 0);
     assert_eq!(host.bar.read32(pcie::OFFSET_CMBSTS), 0);
 }
 

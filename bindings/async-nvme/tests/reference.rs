@@ -1,0 +1,318 @@
+//! Random requests on random drives, compared with a disk that is a list: what is read is what was
+//! written, whatever the drive's limits, the memory's layout, the order of completions, and faults.
+
+#![allow(clippy::unwrap_used, reason = "for tests only")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Bench, MEMORY_BYTES, Runs, small};
+use penstock_async_nvme::soft::{FaultRates, SoftCmb, SoftConfig, SoftNamespace, SoftSgl};
+use penstock_async_nvme::{ControllerConfig, Done, IoError, Notice, Verb};
+use penstock_nvme::Status;
+use proptest::prelude::*;
+
+/// Blocks of the namespace, few so that requests meet.
+const BLOCKS: u64 = 512;
+/// Most requests at a time; each has its part of the memory.
+const DEPTH: usize = 24;
+const PART_BYTES: usize = MEMORY_BYTES / DEPTH / 4096 * 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write { fua: bool },
+    Zero { deallocate: bool },
+    Deallocate,
+    Compare,
+    Flush,
+}
+
+/// A request to be made.
+#[derive(Clone, Debug)]
+struct Ask {
+    kind: Kind,
+    slba: u64,
+    blocks: u64,
+    /// Bytes before the memory begins, in dwords.
+    skew: usize,
+    /// Bytes of the first run of memory, in dwords; all where that is more.
+    first: usize,
+    /// Rounds to let go by first.
+    rounds: u8,
+}
+
+fn asks() -> impl Strategy<Value = Vec<Ask>> {
+    let kind = prop_oneof![
+        4 => Just(Kind::Read),
+        4 => any::<bool>().prop_map(|fua| Kind::Write { fua }),
+        1 => any::<bool>().prop_map(|deallocate| Kind::Zero { deallocate }),
+        1 => Just(Kind::Deallocate),
+        1 => Just(Kind::Compare),
+        1 => Just(Kind::Flush),
+    ];
+    let ask = (
+        kind,
+        0..BLOCKS,
+        1..60u64,
+        0..1024usize,
+        1..3000usize,
+        0..3u8,
+    )
+        .prop_map(|(kind, slba, blocks, skew, first, rounds)| Ask {
+            kind,
+            slba,
+            blocks: blocks.min(BLOCKS - slba),
+            skew,
+            first,
+            rounds,
+        });
+    prop::collection::vec(ask, 1..80)
+}
+
+fn drives() -> impl Strategy<Value = (SoftConfig, ControllerConfig)> {
+    let limits = (any::<u64>(), 9..=12u8, 0..4u8, 0..4u8, 0..3u8, 0..4u8);
+    let ways = (any::<[bool; 4]>(), 0..3u8, 2..40u16, 1..3u16);
+    (limits, ways).prop_map(|(limits, ways)| {
+        let (seed, lbads, mdts, dstrd, sgl, boundary) = limits;
+        let ([shadow, cmb, reorder, cache], jitter, entries, queues) = ways;
+        let sgl = [SoftSgl::None, SoftSgl::Byte, SoftSgl::Dword][usize::from(sgl)];
+        let soft = SoftConfig {
+            seed,
+            namespaces: vec![SoftNamespace {
+                noiob: [0, 8, 24, 100][usize::from(boundary)],
+                ..SoftNamespace::new(BLOCKS << lbads, lbads)
+            }],
+            mdts,
+            dstrd,
+            sgl,
+            wzsl: mdts,
+            doorbell_buffer: shadow,
+            cmb: cmb.then(|| SoftCmb::new(256 << 10)),
+            reorder,
+            write_cache: cache,
+            jitter_ns: u64::from(jitter) * 150_000,
+            ..SoftConfig::default()
+        };
+        let driver = ControllerConfig {
+            submission_in_controller: cmb,
+            ..small(queues, entries)
+        };
+        (soft, driver)
+    })
+}
+
+/// What a block may hold: numbers of writes, 0 for zeroes.
+type Holds = Vec<u32>;
+
+/// The disk as a list, and what is asked of it now.
+struct Reference {
+    blocks: Vec<Holds>,
+    block_bytes: usize,
+    /// By tag: what was asked, and the number of a write.
+    running: BTreeMap<usize, (Ask, u32)>,
+    writes: u32,
+}
+
+impl Reference {
+    fn new(block_bytes: usize) -> Reference {
+        Reference {
+            blocks: vec![vec![0]; usize::try_from(BLOCKS).unwrap()],
+            block_bytes,
+            running: BTreeMap::new(),
+            writes: 0,
+        }
+    }
+
+    fn range(ask: &Ask) -> std::ops::Range<usize> {
+        let first = usize::try_from(ask.slba).unwrap();
+        first..first + usize::try_from(ask.blocks).unwrap()
+    }
+
+    /// Bytes of a block: its own address and the number of the write in every word.
+    fn content(&self, block: usize, write: u32) -> Vec<u8> {
+        if write == 0 {
+            return vec![0; self.block_bytes];
+        }
+        let word = (block as u64) << 32 | u64::from(write);
+        word.to_le_bytes().repeat(self.block_bytes / 8)
+    }
+
+    /// Whether another request at work has to do with the same blocks, so that their order counts.
+    fn meets(&self, ask: &Ask) -> bool {
+        let writes = |kind| !matches!(kind, Kind::Read | Kind::Compare | Kind::Flush);
+        self.running.values().any(|(other, _)| {
+            let apart = other.slba + other.blocks <= ask.slba
+                || ask.slba + ask.blocks <= other.slba
+                || other.kind == Kind::Flush
+                || ask.kind == Kind::Flush;
+            !apart && (writes(ask.kind) || writes(other.kind))
+        })
+    }
+
+    /// Notes how a request ended; a text where that is wrong.
+    fn end(&mut self, done: &Done<Runs, usize>) -> Result<(), String> {
+        let (ask, write) = self.running.remove(&done.tag).ok_or("ended twice")?;
+        let wrong = |what: String| Err(format!("{what}: {ask:?}: {:?}", done.result));
+        let failed = match done.result {
+            Ok(_) => false,
+            Err(IoError::Status(status)) if status.code() == Status::COMPARE_FAILURE => {
+                return wrong("a difference where there is none".into());
+            }
+            Err(IoError::Status(_)) => true,
+            Err(_) => return wrong("failed".into()),
+        };
+        match ask.kind {
+            Kind::Read if !failed => {
+                let bytes = done.memory.bytes();
+                let blocks = bytes.chunks(self.block_bytes);
+                for (block, there) in Self::range(&ask).zip(blocks) {
+                    let holds = &self.blocks[block];
+                    if !holds.iter().any(|w| self.content(block, *w) == there) {
+                        return wrong(format!("block {block} read wrong"));
+                    }
+                }
+            }
+            Kind::Read | Kind::Compare | Kind::Flush => {}
+            Kind::Write { .. } | Kind::Zero { .. } | Kind::Deallocate => {
+                for block in &mut self.blocks[Self::range(&ask)] {
+                    if !failed {
+                        block.clear();
+                    }
+                    block.push(write);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a request's memory is: behind `skew`, in one run or two with a gap.
+fn memory(bench: &Bench, ask: &Ask, tag: usize, bytes: usize, sgl: bool) -> Runs {
+    let start = tag % DEPTH * PART_BYTES + ask.skew * 4;
+    let first = ask.first * 4;
+    if first >= bytes || !sgl {
+        return Runs::new(&bench.memory, &[(start, bytes)]);
+    }
+    let second = start + first + 20;
+    Runs::new(&bench.memory, &[(start, first), (second, bytes - first)])
+}
+
+/// Makes the request; false where it has to wait.
+fn make(bench: &Bench, reference: &mut Reference, ask: &Ask, tag: usize) -> bool {
+    let same_memory = |other: &usize| other % DEPTH == tag % DEPTH;
+    if reference.meets(ask) || reference.running.keys().any(same_memory) {
+        return false;
+    }
+    let bytes = usize::try_from(ask.blocks).unwrap() * reference.block_bytes;
+    let sgl = bench.controller.as_ref().unwrap().limits().sgl;
+    let data = |ask| memory(bench, ask, tag, bytes, sgl);
+    let none = Runs::none(&bench.memory);
+    let mut number = 0;
+    let (verb, runs) = match ask.kind {
+        Kind::Read => (Verb::Read, data(ask)),
+        Kind::Write { fua } => {
+            reference.writes += 1;
+            number = reference.writes;
+            let runs = data(ask);
+            let blocks = Reference::range(ask).map(|block| reference.content(block, number));
+            runs.fill(&blocks.collect::<Vec<_>>().concat());
+            (Verb::Write { fua }, runs)
+        }
+        Kind::Zero { deallocate } => {
+            let fua = false;
+            (Verb::WriteZeroes { fua, deallocate }, none)
+        }
+        Kind::Deallocate => (Verb::Deallocate, none),
+        Kind::Compare => {
+            let held = |block: usize| match reference.blocks[block].as_slice() {
+                [one] => Some(reference.content(block, *one)),
+                _ => None,
+            };
+            let Some(bytes) = Reference::range(ask).map(held).collect::<Option<Vec<_>>>() else {
+                return true;
+            };
+            let runs = data(ask);
+            runs.fill(&bytes.concat());
+            (Verb::Compare, runs)
+        }
+        Kind::Flush => (Verb::Flush, none),
+    };
+    let io = bench.io(verb, ask.slba, ask.blocks);
+    reference.running.insert(tag, (ask.clone(), number));
+    bench.submit(tag % bench.queues.len(), io, runs, tag);
+    true
+}
+
+/// Makes all requests and compares what they do; the text of what was wrong.
+fn play(bench: &mut Bench, asks: &[Ask]) -> Result<(), String> {
+    let block_bytes = 1 << bench.namespaces[0].block_size.unwrap().shift();
+    let mut reference = Reference::new(block_bytes);
+    for (tag, ask) in asks.iter().enumerate() {
+        let mut rounds = 0;
+        while rounds < ask.rounds.into() || !make(bench, &mut reference, ask, tag) {
+            for done in bench.round(100_000) {
+                reference.end(&done)?;
+            }
+            rounds += 1;
+            if rounds > 20_000 {
+                return Err(format!("never ended: {:?}", reference.running));
+            }
+        }
+    }
+    for done in bench.finish() {
+        reference.end(&done)?;
+    }
+    let all = |skew| Ask {
+        kind: Kind::Read,
+        slba: 0,
+        blocks: 16,
+        skew,
+        first: usize::MAX / 8,
+        rounds: 0,
+    };
+    bench.soft.set_fault_rates(FaultRates::default());
+    for slba in (0..BLOCKS).step_by(16) {
+        let ask = Ask { slba, ..all(0) };
+        assert!(make(bench, &mut reference, &ask, 0));
+        for done in bench.finish() {
+            reference.end(&done)?;
+        }
+    }
+    match bench.soft.violations().first() {
+        Some(text) => Err(text.clone()),
+        None => Ok(()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_read_is_what_was_written((soft, driver) in drives(), asks in asks()) {
+        let mut bench = Bench::new(soft, driver);
+        let played = play(&mut bench, &asks);
+        prop_assert!(played.is_ok(), "{}", played.unwrap_err());
+        prop_assert_eq!(&bench.notices, &[]);
+    }
+
+    #[test]
+    fn faults_lose_nothing_that_was_told_to_be_done((soft, driver) in drives(), asks in asks()) {
+        let mut bench = Bench::new(soft, driver);
+        bench.soft.set_fault_rates(FaultRates {
+            delay: 300,
+            delay_max_ns: 120_000_000,
+            hang: 60,
+            lose_completion: 60,
+            internal_error: 300,
+            interrupted: 100,
+            wrong_phase: 30,
+            fatal: 30,
+            ..FaultRates::default()
+        });
+        let played = play(&mut bench, &asks);
+        prop_assert!(played.is_ok(), "{}; {:?}", played.unwrap_err(), bench.notices);
+        prop_assert!(!bench.notices.contains(&Notice::Gone));
+    }
+}
