@@ -39,7 +39,7 @@ impl Control {
     pub fn start(env: Env) -> Control {
         let mirror = Mirror::new(env.clone());
         let ended = Arc::new(SharedLease::new(env.settings.retention.operations));
-        let (stop, lease) = (Signal::new(false), Signal::new(None));
+        let (stop, lease) = (env.stop.clone(), Signal::new(None));
         let mut tasks = JoinSet::new();
         {
             let mirror = mirror.clone();
@@ -80,7 +80,8 @@ impl Control {
         }
     }
 
-    /// Tells sessions and election to end; callers' calls go on. See [`Control::stop`].
+    /// Tells sessions, election and all that waits for callers (watches, waiting for operations) to
+    /// end; other calls go on. See [`Control::stop`].
     pub fn begin_stop(&self) {
         self.stop.set(true);
     }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::config::Settings;
 use crate::metered::Metered;
 use crate::metrics::Metrics;
+use crate::signal::Signal;
 
 /// Wall time.
 pub trait Clock: Send + Sync + 'static {
@@ -124,6 +125,8 @@ pub struct Env {
     pub metrics: Arc<Metrics>,
     /// What the configuration says, as far as the core needs it.
     pub settings: Arc<Settings>,
+    /// Whether the server stops: what would go on for ever ends, and tells its callers why.
+    pub stop: Signal<bool>,
 }
 
 impl Env {
@@ -136,6 +139,7 @@ impl Env {
             ids: Arc::new(RandomIds),
             metrics,
             settings: Arc::new(settings),
+            stop: Signal::new(false),
         }
     }
 
@@ -151,6 +155,7 @@ impl Env {
             ids: Arc::new(SeededIds::new(seed)),
             metrics,
             settings: Arc::new(settings),
+            stop: Signal::new(false),
         }
     }
 }

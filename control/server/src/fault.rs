@@ -95,6 +95,15 @@ impl Fault {
         .with("resource", name)
     }
 
+    /// UNAVAILABLE (SERVER_STOPPING): what ends because this server does.
+    pub fn stopping() -> Fault {
+        Fault::new(
+            Code::Unavailable,
+            "SERVER_STOPPING",
+            "this server stops; connect again, to it or to another, and go on from where this ended",
+        )
+    }
+
     /// Something stands in the way.
     pub fn precondition(reason: &'static str, message: impl Into<String>) -> Fault {
         Fault::new(Code::FailedPrecondition, reason, message)

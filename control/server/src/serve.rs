@@ -130,7 +130,7 @@ impl Bound {
                 tracing::info!("stopping: finishing the calls in flight");
                 stopping.send_replace(true);
                 control.begin_stop();
-                // Watches of clients never end by themselves.
+                // A client may not read what ends its streams.
                 let limit = self.config.shutdown_timeout;
                 tokio::time::timeout(limit, api).await.unwrap_or(Ok(()))
             }

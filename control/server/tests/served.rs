@@ -14,9 +14,14 @@ use penstock_api::v1::agent_message::Message as FromAgent;
 use penstock_api::v1::agent_service_client::AgentServiceClient;
 use penstock_api::v1::host_service_client::HostServiceClient;
 use penstock_api::v1::node_service_client::NodeServiceClient;
+use penstock_api::v1::operation_service_client::OperationServiceClient;
+use penstock_api::v1::volume_service_client::VolumeServiceClient;
+use penstock_api::v1::watch_event::Resource as AnyResource;
+use penstock_api::v1::watch_service_client::WatchServiceClient;
 use penstock_api::v1::{
-    AgentMessage, CreateHostRequest, CreateNodeRequest, Hello, Host, HostSpec, ListHostsRequest,
-    ListNodesRequest, Node,
+    AgentMessage, CreateHostRequest, CreateNodeRequest, CreateVolumeRequest, Hello, Host, HostSpec,
+    ListHostsRequest, ListNodesRequest, Node, Volume, VolumeSpec, WaitOperationRequest,
+    WatchEventType, WatchRequest,
 };
 use penstock_control::config::Config;
 use penstock_control::serve;
@@ -28,6 +33,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic_types::StatusExt;
 
 /// A running server.
 struct Served {
@@ -133,6 +139,93 @@ async fn serves_its_pages_and_keeps_its_state_over_a_restart() {
         .collect();
     assert_eq!(names, ["nodes/n1"]);
     drop(nodes);
+    served.stop().await;
+}
+
+/// Reason of a failure.
+fn reason(status: &tonic::Status) -> String {
+    let info = status.get_error_details().error_info().cloned();
+    info.map(|info| info.reason).unwrap_or_default()
+}
+
+/// Makes a volume where there is no device, and waits for it.
+async fn volume_without_a_place(channel: Channel) -> Result<(), tonic::Status> {
+    let create = CreateVolumeRequest {
+        volume_id: "v1".to_owned(),
+        volume: Some(Volume {
+            spec: Some(VolumeSpec {
+                size_bytes: 1 << 20,
+                ..VolumeSpec::default()
+            }),
+            ..Volume::default()
+        }),
+        ..CreateVolumeRequest::default()
+    };
+    let mut volumes = VolumeServiceClient::new(channel.clone());
+    let creation = volumes.create_volume(create).await?.into_inner();
+    let wait = WaitOperationRequest {
+        name: creation.name,
+        timeout: None,
+    };
+    let mut operations = OperationServiceClient::new(channel);
+    operations.wait_operation(wait).await.map(drop)
+}
+
+#[tokio::test]
+async fn open_streams_end_at_once_when_it_stops_and_go_on_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(&plain(folder.path())).await;
+    let channel = served.channel().await;
+    let mut nodes = NodeServiceClient::new(channel.clone());
+    nodes.create_node(node("n1")).await.expect("created");
+    let hosts = WatchRequest {
+        kinds: vec!["host".to_owned()],
+        ..WatchRequest::default()
+    };
+    let mut watches = WatchServiceClient::new(channel.clone());
+    let mut watch = watches.watch(hosts.clone()).await.unwrap().into_inner();
+    let synced = watch.message().await.unwrap().expect("what exists");
+    assert!(!synced.resume_token.is_empty());
+    let mut agents = AgentServiceClient::new(channel.clone());
+    let mut agent = agents.sync(hello("n1")).await.unwrap().into_inner();
+    agent.message().await.unwrap().expect("welcome");
+    let waiting = tokio::spawn(volume_without_a_place(channel));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished(), "there is no place for it");
+
+    let began = std::time::Instant::now();
+    let stopped = tokio::spawn(served.stop());
+    let ended = watch.message().await.expect_err("the watch ends");
+    assert_eq!(ended.code(), Code::Unavailable);
+    assert_eq!(reason(&ended), "SERVER_STOPPING");
+    let ended = loop {
+        match agent.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the agent is not told why"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&ended), "SERVER_STOPPING");
+    let ended = waiting.await.unwrap().expect_err("waiting ends");
+    assert_eq!(reason(&ended), "SERVER_STOPPING");
+    // The limit is 3 s; nothing comes near it.
+    stopped.await.unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
+
+    let served = Served::start(&plain(folder.path())).await;
+    let mut made = HostServiceClient::new(served.channel().await);
+    made.create_host(host("h1")).await.expect("created");
+    let mut watches = WatchServiceClient::new(served.channel().await);
+    let resume = WatchRequest {
+        resume_token: synced.resume_token,
+        ..hosts
+    };
+    let mut watch = watches.watch(resume).await.unwrap().into_inner();
+    let next = watch.message().await.unwrap().expect("what was missed");
+    assert_eq!(next.r#type(), WatchEventType::Added);
+    assert!(matches!(next.resource, Some(AnyResource::Host(host)) if host.name == "hosts/h1"));
+    drop((watch, watches, made));
     served.stop().await;
 }
 
@@ -242,8 +335,8 @@ fn host(id: &str) -> CreateHostRequest {
     }
 }
 
-/// The code with which an agent of this node is sent away.
-async fn agent_code(channel: Channel, node: &str) -> Code {
+/// What an agent of this node says that goes on listening.
+fn hello(node: &str) -> impl tokio_stream::Stream<Item = AgentMessage> + use<> {
     let hello = Hello {
         node: format!("nodes/{node}"),
         ..Hello::default()
@@ -251,9 +344,13 @@ async fn agent_code(channel: Channel, node: &str) -> Code {
     let message = AgentMessage {
         message: Some(FromAgent::Hello(hello)),
     };
-    let said = tokio_stream::StreamExt::chain(tokio_stream::once(message), tokio_stream::pending());
+    tokio_stream::StreamExt::chain(tokio_stream::once(message), tokio_stream::pending())
+}
+
+/// The code with which an agent of this node is sent away.
+async fn agent_code(channel: Channel, node: &str) -> Code {
     let mut client = AgentServiceClient::new(channel);
-    match client.sync(said).await {
+    match client.sync(hello(node)).await {
         Err(status) => status.code(),
         Ok(stream) => match stream.into_inner().message().await {
             Ok(_) => Code::Ok,

@@ -120,14 +120,6 @@ async fn open(context: &Context, node: &str, hello: &Hello) -> Result<Session> {
     Ok(session)
 }
 
-fn stopping() -> Fault {
-    Fault::new(
-        Code::Unavailable,
-        "STOPPING",
-        "this server stops; connect again, to it or to another",
-    )
-}
-
 fn put_back() -> Fault {
     Fault::new(
         Code::Aborted,
@@ -195,7 +187,7 @@ async fn watch(context: &Context, session: &Session, changes: Subscription) -> F
             return lost();
         }
         if context.stop.get() {
-            return stopping();
+            return Fault::stopping();
         }
         tokio::select! {
             biased;

@@ -84,7 +84,13 @@ impl Operations {
         }
         let (mut last, key, mut revision) = self.get(&request.name).await?;
         while !last.done {
-            match tokio::time::timeout_at(until, self.follow(&key, revision, &mut last)).await {
+            let follow = self.follow(&key, revision, &mut last);
+            let followed = tokio::select! {
+                biased;
+                _ = self.0.env.stop.wait_for(|stop| *stop) => return Err(Fault::stopping()),
+                followed = tokio::time::timeout_at(until, follow) => followed,
+            };
+            match followed {
                 Err(_) => break,
                 Ok(Ok(())) => break,
                 // History is gone, or the store was restored: look at how it stands now.

@@ -166,17 +166,20 @@ impl Watching {
         if self.over {
             return None;
         }
-        let result = match self.deadline {
-            None => self.event().await,
-            Some(deadline) => tokio::time::timeout_at(deadline, self.event())
-                .await
-                .unwrap_or_else(|_| {
-                    Err(Fault::new(
-                        Code::DeadlineExceeded,
-                        "DEADLINE_EXCEEDED",
-                        "the watch's deadline has passed; watch again with the last resume token",
-                    ))
-                }),
+        let stop = self.core.env.stop.clone();
+        let far = Instant::now() + Duration::from_secs(86_400);
+        let deadline = self.deadline.unwrap_or(far);
+        let result = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Err(Fault::stopping()),
+            event = self.event() => event,
+            () = tokio::time::sleep_until(deadline), if self.deadline.is_some() => {
+                Err(Fault::new(
+                    Code::DeadlineExceeded,
+                    "DEADLINE_EXCEEDED",
+                    "the watch's deadline has passed; watch again with the last resume token",
+                ))
+            }
         };
         self.over = result.is_err();
         Some(result.map_err(|fault| explain(fault).into()))
