@@ -9,7 +9,7 @@ use penstock_async_nvme::soft::{
     ControllerFaults, Fault, FaultRates, MediaFault, SoftConfig, SoftController, SoftHealth,
     SoftNamespace,
 };
-use penstock_async_nvme::{ControllerError, IoError, Notice, Verb};
+use penstock_async_nvme::{ControllerError, IoError, Notice, Queue, Verb};
 use penstock_nvme::Status;
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::log::WARNING_TEMPERATURE;
@@ -88,6 +88,43 @@ fn a_wrong_phase_is_mended_by_a_reset() {
 fn a_completion_of_nothing_is_mended_by_a_reset() {
     let bench = is_mended_by_a_reset(Fault::WrongCid(0xfff0));
     assert_eq!(bench.queues[0].borrow().stats().stray_completions, 1);
+}
+
+#[test]
+fn a_completion_that_comes_twice_ends_no_other_command() {
+    let mut bench = Bench::new(SoftConfig::default(), small(1, 4));
+    write_pages(&mut bench);
+    hit(&bench.soft, 7, Fault::Twice);
+    let read = |bench: &Bench, queue: &mut Queue<Runs, usize>, page: usize| {
+        let memory = Runs::new(&bench.memory, &[(page * 4096, 4096)]);
+        memory.fill(&[0; 4096]);
+        queue.submit(bench.io(Verb::Read, page as u64 * 8, 8), memory, page);
+    };
+    let queue = bench.queues[0].clone();
+    read(&bench, &mut queue.borrow_mut(), 0);
+    let mut ended = 0;
+    for _ in 0..100 {
+        queue.borrow_mut().round_end();
+        let now = bench.steps.pass(100_000);
+        queue.borrow_mut().tick(now);
+        // Each end makes the next request at once, before the completion behind it is looked at.
+        loop {
+            let done = queue.borrow_mut().next_done();
+            let Some(done) = done else { break };
+            assert!(done.result.is_ok());
+            assert_eq!(done.memory.bytes(), page_bytes(done.tag), "{}", done.tag);
+            ended += 1;
+            if ended < 16 {
+                read(&bench, &mut queue.borrow_mut(), ended);
+            }
+        }
+        let notice = bench.controller().service();
+        bench.notices.extend(notice);
+    }
+    assert_eq!(ended, 16);
+    assert!(bench.queues[0].borrow().stats().stray_completions > 0);
+    assert_eq!(bench.notices, [Notice::Reset]);
+    bench.is_clean();
 }
 
 #[test]

@@ -307,6 +307,8 @@ proptest! {
             lose_completion: 60,
             internal_error: 300,
             interrupted: 100,
+            twice: 60,
+            wrong_cid: 30,
             wrong_phase: 30,
             fatal: 30,
             ..FaultRates::default()

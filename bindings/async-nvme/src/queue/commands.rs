@@ -1,10 +1,16 @@
 //! The commands of a queue pair that the controller works on, by command identifier.
+//!
+//! An identifier is the number of a place in the table, and above it how often the place has been
+//! used, as far as sixteen bits have room: a completion that comes twice, or an abort that comes
+//! late, does not meet the place's next command.
 
 /// A command's place in the table.
 #[derive(Clone, Copy)]
 struct Slot {
     /// Request it belongs to; `FREE` where it is free.
     request: u32,
+    /// The identifier's part above the place's number.
+    generation: u16,
     /// Told to the keeper as late already.
     late: bool,
     /// When it should have been answered, nanoseconds.
@@ -12,6 +18,9 @@ struct Slot {
 }
 
 const FREE: u32 = u32::MAX;
+
+/// No identifier: the error log page means "no command" by it (Base 2.1, 5.1.12.1.2).
+const NO_CID: u16 = u16::MAX;
 
 /// What a look at the clock found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,19 +35,36 @@ pub(crate) enum Overdue {
 pub(crate) struct Commands {
     slots: Box<[Slot]>,
     free: Vec<u16>,
+    /// Bits of an identifier that are the place's number.
+    place_bits: u32,
 }
 
 impl Commands {
     pub(crate) fn new(depth: u16) -> Commands {
         let empty = Slot {
             request: FREE,
+            generation: 0,
             late: false,
             deadline_ns: 0,
         };
         Commands {
             slots: vec![empty; usize::from(depth)].into_boxed_slice(),
             free: (0..depth).rev().collect(),
+            place_bits: u16::BITS - depth.saturating_sub(1).leading_zeros(),
         }
+    }
+
+    /// The place of an identifier, below the depth where the identifier is in use.
+    #[inline]
+    pub(crate) fn place(&self, cid: u16) -> usize {
+        let above = u16::MAX.checked_shl(self.place_bits).unwrap_or(0);
+        usize::from(cid & !above)
+    }
+
+    /// The identifier of a place in a generation.
+    #[inline]
+    fn cid(&self, place: u16, generation: u16) -> u16 {
+        place | generation.checked_shl(self.place_bits).unwrap_or(0)
     }
 
     /// Whether another can be taken.
@@ -54,32 +80,43 @@ impl Commands {
     /// Takes an identifier for `request`.
     #[inline]
     pub(crate) fn take(&mut self, request: u32, deadline_ns: u64) -> Option<u16> {
-        let cid = self.free.pop()?;
-        self.slots[usize::from(cid)] = Slot {
+        let place = self.free.pop()?;
+        let mut generation = self.slots[usize::from(place)].generation.wrapping_add(1);
+        if self.cid(place, generation) == NO_CID {
+            generation = 0;
+        }
+        self.slots[usize::from(place)] = Slot {
             request,
+            generation,
             late: false,
             deadline_ns,
         };
-        Some(cid)
+        Some(self.cid(place, generation))
     }
 
     /// Gives an identifier back; the request it was for. `None` where it is not in use: the
     /// controller answered something it was not asked.
     #[inline]
     pub(crate) fn give_back(&mut self, cid: u16) -> Option<u32> {
-        let slot = self.slots.get_mut(usize::from(cid))?;
-        let request = std::mem::replace(&mut slot.request, FREE);
+        let place = self.place(cid);
+        let generation = self.slots.get(place)?.generation;
+        let number = u16::try_from(place).ok()?;
+        if self.cid(number, generation) != cid {
+            return None;
+        }
+        let request = std::mem::replace(&mut self.slots[place].request, FREE);
         if request == FREE {
             return None;
         }
-        self.free.push(cid);
+        self.free.push(number);
         Some(request)
     }
 
     /// Gives one back, whichever is in use; for a controller that will answer none any more.
     pub(crate) fn give_back_any(&mut self) -> Option<u32> {
-        let cid = self.slots.iter().position(|slot| slot.request != FREE)?;
-        self.give_back(u16::try_from(cid).ok()?)
+        let place = self.slots.iter().position(|slot| slot.request != FREE)?;
+        let generation = self.slots[place].generation;
+        self.give_back(self.cid(u16::try_from(place).ok()?, generation))
     }
 
     /// The first command whose time is over at `now_ns`. One that is told late gets `grace_ns` more.
@@ -91,7 +128,9 @@ impl Commands {
         if std::mem::replace(&mut slot.late, true) {
             return Some(Overdue::Stuck);
         }
-        u16::try_from(index).ok().map(Overdue::Late)
+        let generation = slot.generation;
+        let place = u16::try_from(index).ok()?;
+        Some(Overdue::Late(self.cid(place, generation)))
     }
 }
 
@@ -112,6 +151,29 @@ mod tests {
         assert_eq!(commands.in_use(), 1);
         assert_eq!(commands.give_back_any(), Some(8));
         assert_eq!(commands.give_back_any(), None);
+    }
+
+    #[test]
+    fn a_place_has_another_identifier_the_next_time() {
+        for depth in [1, 2, 3, 255, 256, 1023, 32_767] {
+            let mut commands = Commands::new(depth);
+            let mut last = None;
+            for _ in 0..70_000 {
+                let cid = commands.take(1, 0).unwrap();
+                assert_ne!(cid, NO_CID);
+                assert_ne!(Some(cid), last, "depth {depth}");
+                assert_eq!(commands.place(cid), 0);
+                if let Some(last) = last {
+                    assert_eq!(commands.give_back(last), None);
+                }
+                assert_eq!(commands.give_back(cid), Some(1));
+                last = Some(cid);
+            }
+        }
+        let mut commands = Commands::new(65_535);
+        let cids: Vec<_> = (0..65_535).map(|i| commands.take(i, 0).unwrap()).collect();
+        assert!(!cids.contains(&NO_CID));
+        assert_eq!(commands.give_back(cids[65_534]), Some(65_534));
     }
 
     #[test]

@@ -380,7 +380,7 @@ impl<M: Buffers, T> Queue<M, T> {
         let Some(cid) = self.commands.take(index, deadline_ns) else {
             return Err(IoError::Invalid);
         };
-        let offset = self.lists_offset + usize::from(cid) * LIST_BYTES;
+        let offset = self.lists_offset + self.commands.place(cid) * LIST_BYTES;
         let list = List {
             // SAFETY: a list for every command identifier lies behind the completion queue.
             at: unsafe { self.memory.base().add(offset) }.cast(),

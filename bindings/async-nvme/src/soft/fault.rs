@@ -98,7 +98,9 @@ impl FaultRates {
         } else if is(self.twice) {
             Fault::Twice
         } else if is(self.wrong_cid) {
-            Fault::WrongCid(random.next().to_le_bytes()[0].into())
+            // One that a young driver has not used: a wrong answer to another command of its
+            // own it could not tell from a right one.
+            Fault::WrongCid(0xff00 | u16::from(random.next().to_le_bytes()[0]))
         } else if is(self.wrong_phase) {
             Fault::WrongPhase
         } else if is(self.fatal) {
