@@ -541,10 +541,16 @@ impl<M: Buffers, T> Queue<M, T> {
                 self.ended.push_back(index);
                 continue;
             }
-            request.sent_blocks = 0;
-            request.cursor = Cursor::default();
             self.stats.resent_requests += 1;
             self.stand_in_line(index);
+        }
+        // Those that stood in line with a part answered too: a drive that lost its power, or its
+        // firmware's state, has lost that part with its write cache.
+        for index in &self.line {
+            if let Some(Some(request)) = self.requests.get_mut(*index as usize) {
+                request.sent_blocks = 0;
+                request.cursor = Cursor::default();
+            }
         }
     }
 

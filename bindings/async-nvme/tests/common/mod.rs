@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "for tests only")]
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -10,15 +11,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use penstock_async_nvme::soft::{SoftConfig, SoftController};
 use penstock_async_nvme::{
-    Buffers, Controller, ControllerConfig, ControllerError, ControllerMapping, DeviceMemory, Done,
-    Io, Namespace, Notice, Pace, Queue, Regions, Verb,
+    Buffers, Controller, ControllerConfig, ControllerError, ControllerMapping, ControllerMemory,
+    DeviceMemory, Done, Io, Namespace, Notice, Pace, Queue, Regions, Verb,
 };
 use penstock_units::{Lba, Nsid};
 
 /// Memory of a request: runs of memory that a `DeviceMemory` holds.
 pub struct Runs {
     runs: Vec<(*mut u8, usize)>,
-    _memory: Rc<DeviceMemory>,
+    /// Keeps them.
+    _memory: Rc<dyn Any>,
 }
 
 // SAFETY: the runs lie in the memory held, as `Runs::new` checks, and never change.
@@ -31,14 +33,23 @@ unsafe impl Buffers for Runs {
 impl Runs {
     /// Offset and length of each run in `memory`.
     pub fn new(memory: &Rc<DeviceMemory>, runs: &[(usize, usize)]) -> Runs {
+        Runs::of(memory.base(), memory.len(), runs, memory.clone())
+    }
+
+    /// The same in controller memory.
+    pub fn in_controller(memory: &Rc<ControllerMemory>, runs: &[(usize, usize)]) -> Runs {
+        Runs::of(memory.base(), memory.len(), runs, memory.clone())
+    }
+
+    fn of(base: NonNull<u8>, all: usize, runs: &[(usize, usize)], memory: Rc<dyn Any>) -> Runs {
         let run = |(offset, len): &(usize, usize)| {
-            assert!(offset + len <= memory.len());
+            assert!(offset + len <= all);
             // SAFETY: inside the memory, as just checked.
-            (unsafe { memory.base().as_ptr().add(*offset) }, *len)
+            (unsafe { base.as_ptr().add(*offset) }, *len)
         };
         Runs {
             runs: runs.iter().map(run).collect(),
-            _memory: memory.clone(),
+            _memory: memory,
         }
     }
 
@@ -123,6 +134,8 @@ pub struct Bench {
     pub controller: Option<Controller>,
     pub namespaces: Vec<Namespace>,
     pub memory: Rc<DeviceMemory>,
+    /// As much in controller memory, where the driver uses that and it has room.
+    pub own_memory: Option<Rc<ControllerMemory>>,
     pub regions: Arc<Regions>,
     pub steps: Arc<Steps>,
     pub soft: SoftController,
@@ -162,11 +175,14 @@ impl Bench {
             .map(|queue| Rc::new(RefCell::new(queue)))
             .collect();
         QUEUES.set(queues.clone());
+        let pool = controller.controller_memory();
+        let own_memory = pool.and_then(|pool| pool.take(MEMORY_BYTES).ok());
         Bench {
             queues,
             controller: Some(controller),
             namespaces,
             memory,
+            own_memory: own_memory.map(Rc::new),
             regions,
             steps,
             soft,

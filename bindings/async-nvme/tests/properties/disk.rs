@@ -1,17 +1,13 @@
-//! Random requests on random drives, compared with a disk that is a list: what is read is what was
-//! written, whatever the drive's limits, the memory's layout, the order of completions, and faults.
+//! A disk that is a list, and requests that are compared with it.
 
-#![allow(clippy::unwrap_used, reason = "for tests only")]
+use std::collections::{BTreeMap, BTreeSet};
 
-mod common;
-
-use std::collections::BTreeMap;
-
-use common::{Bench, MEMORY_BYTES, Runs, small};
 use penstock_async_nvme::soft::{FaultRates, SoftCmb, SoftConfig, SoftNamespace, SoftSgl};
-use penstock_async_nvme::{ControllerConfig, Done, IoError, Notice, Verb};
+use penstock_async_nvme::{ControllerConfig, Done, IoError, Verb};
 use penstock_nvme::Status;
 use proptest::prelude::*;
+
+use crate::common::{Bench, MEMORY_BYTES, Runs, small};
 
 /// Blocks of the namespace, few so that requests meet.
 const BLOCKS: u64 = 512;
@@ -20,7 +16,7 @@ const DEPTH: usize = 24;
 const PART_BYTES: usize = MEMORY_BYTES / DEPTH / 4096 * 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Read,
     Write { fua: bool },
     Zero { deallocate: bool },
@@ -31,7 +27,7 @@ enum Kind {
 
 /// A request to be made.
 #[derive(Clone, Debug)]
-struct Ask {
+pub struct Ask {
     kind: Kind,
     slba: u64,
     blocks: u64,
@@ -41,9 +37,11 @@ struct Ask {
     first: usize,
     /// Rounds to let go by first.
     rounds: u8,
+    /// In controller memory, where the drive takes it there.
+    own: bool,
 }
 
-fn asks() -> impl Strategy<Value = Vec<Ask>> {
+pub fn asks() -> impl Strategy<Value = Vec<Ask>> {
     let kind = prop_oneof![
         4 => Just(Kind::Read),
         4 => any::<bool>().prop_map(|fua| Kind::Write { fua }),
@@ -59,24 +57,26 @@ fn asks() -> impl Strategy<Value = Vec<Ask>> {
         0..1024usize,
         1..3000usize,
         0..3u8,
+        any::<bool>(),
     )
-        .prop_map(|(kind, slba, blocks, skew, first, rounds)| Ask {
+        .prop_map(|(kind, slba, blocks, skew, first, rounds, own)| Ask {
             kind,
             slba,
             blocks: blocks.min(BLOCKS - slba),
             skew,
             first,
             rounds,
+            own,
         });
     prop::collection::vec(ask, 1..80)
 }
 
-fn drives() -> impl Strategy<Value = (SoftConfig, ControllerConfig)> {
+pub fn drives() -> impl Strategy<Value = (SoftConfig, ControllerConfig)> {
     let limits = (any::<u64>(), 9..=12u8, 0..4u8, 0..4u8, 0..3u8, 0..4u8);
-    let ways = (any::<[bool; 4]>(), 0..3u8, 2..40u16, 1..3u16);
+    let ways = (any::<[bool; 6]>(), 0..3u8, 2..40u16, 1..3u16);
     (limits, ways).prop_map(|(limits, ways)| {
         let (seed, lbads, mdts, dstrd, sgl, boundary) = limits;
-        let ([shadow, cmb, reorder, cache], jitter, entries, queues) = ways;
+        let ([shadow, cmb, reorder, cache, rds, wds], jitter, entries, queues) = ways;
         let sgl = [SoftSgl::None, SoftSgl::Byte, SoftSgl::Dword][usize::from(sgl)];
         let soft = SoftConfig {
             seed,
@@ -89,7 +89,12 @@ fn drives() -> impl Strategy<Value = (SoftConfig, ControllerConfig)> {
             sgl,
             wzsl: mdts,
             doorbell_buffer: shadow,
-            cmb: cmb.then(|| SoftCmb::new(256 << 10)),
+            cmb: cmb.then(|| SoftCmb {
+                rds,
+                wds,
+                offset: 8192,
+                ..SoftCmb::new(MEMORY_BYTES + (256 << 10))
+            }),
             reorder,
             write_cache: cache,
             jitter_ns: u64::from(jitter) * 150_000,
@@ -107,20 +112,29 @@ fn drives() -> impl Strategy<Value = (SoftConfig, ControllerConfig)> {
 type Holds = Vec<u32>;
 
 /// The disk as a list, and what is asked of it now.
-struct Reference {
+pub struct Reference {
     blocks: Vec<Holds>,
+    /// What they may hold after a loss of power.
+    durable: Vec<Holds>,
+    write_cache: bool,
     block_bytes: usize,
     /// By tag: what was asked, and the number of a write.
     running: BTreeMap<usize, (Ask, u32)>,
+    /// Running when the power was lost: what they compare with may be gone.
+    unsure: BTreeSet<usize>,
     writes: u32,
 }
 
 impl Reference {
-    fn new(block_bytes: usize) -> Reference {
+    fn new(block_bytes: usize, write_cache: bool) -> Reference {
+        let zeroes = vec![vec![0]; usize::try_from(BLOCKS).unwrap()];
         Reference {
-            blocks: vec![vec![0]; usize::try_from(BLOCKS).unwrap()],
+            blocks: zeroes.clone(),
+            durable: zeroes,
+            write_cache,
             block_bytes,
             running: BTreeMap::new(),
+            unsure: BTreeSet::new(),
             writes: 0,
         }
     }
@@ -143,11 +157,11 @@ impl Reference {
     fn meets(&self, ask: &Ask) -> bool {
         let writes = |kind| !matches!(kind, Kind::Read | Kind::Compare | Kind::Flush);
         self.running.values().any(|(other, _)| {
-            let apart = other.slba + other.blocks <= ask.slba
-                || ask.slba + ask.blocks <= other.slba
-                || other.kind == Kind::Flush
-                || ask.kind == Kind::Flush;
-            !apart && (writes(ask.kind) || writes(other.kind))
+            // What a flush makes durable is known only where nothing else is at work.
+            let flush = other.kind == Kind::Flush || ask.kind == Kind::Flush;
+            let apart =
+                other.slba + other.blocks <= ask.slba || ask.slba + ask.blocks <= other.slba;
+            flush || (!apart && (writes(ask.kind) || writes(other.kind)))
         })
     }
 
@@ -155,8 +169,10 @@ impl Reference {
     fn end(&mut self, done: &Done<Runs, usize>) -> Result<(), String> {
         let (ask, write) = self.running.remove(&done.tag).ok_or("ended twice")?;
         let wrong = |what: String| Err(format!("{what}: {ask:?}: {:?}", done.result));
+        let unsure = self.unsure.remove(&done.tag);
         let failed = match done.result {
             Ok(_) => false,
+            Err(IoError::Status(_)) if unsure => true,
             Err(IoError::Status(status)) if status.code() == Status::COMPARE_FAILURE => {
                 return wrong("a difference where there is none".into());
             }
@@ -174,13 +190,19 @@ impl Reference {
                     }
                 }
             }
+            Kind::Flush if !failed => self.durable.clone_from(&self.blocks),
             Kind::Read | Kind::Compare | Kind::Flush => {}
             Kind::Write { .. } | Kind::Zero { .. } | Kind::Deallocate => {
-                for block in &mut self.blocks[Self::range(&ask)] {
+                let through = ask.kind == Kind::Write { fua: true } || !self.write_cache;
+                for block in Self::range(&ask) {
                     if !failed {
-                        block.clear();
+                        self.blocks[block].clear();
+                        if through {
+                            self.durable[block].clear();
+                        }
                     }
-                    block.push(write);
+                    self.blocks[block].push(write);
+                    self.durable[block].push(write);
                 }
             }
         }
@@ -188,15 +210,32 @@ impl Reference {
     }
 }
 
+impl Reference {
+    /// The power is gone, and what was not durable with it, or not.
+    fn lose_power(&mut self) {
+        self.blocks.clone_from(&self.durable);
+        self.unsure = self.running.keys().copied().collect();
+    }
+}
+
 /// Where a request's memory is: behind `skew`, in one run or two with a gap.
-fn memory(bench: &Bench, ask: &Ask, tag: usize, bytes: usize, sgl: bool) -> Runs {
+fn memory(bench: &Bench, ask: &Ask, tag: usize, bytes: usize) -> Runs {
     let start = tag % DEPTH * PART_BYTES + ask.skew * 4;
     let first = ask.first * 4;
-    if first >= bytes || !sgl {
-        return Runs::new(&bench.memory, &[(start, bytes)]);
+    let controller = bench.controller.as_ref().unwrap();
+    let runs = match controller.limits().sgl && first < bytes {
+        false => vec![(start, bytes)],
+        true => vec![(start, first), (start + first + 20, bytes - first)],
+    };
+    let abilities = controller.controller_memory_abilities();
+    let able = match ask.kind {
+        Kind::Read => abilities.read_data,
+        _ => abilities.write_data,
+    };
+    match &bench.own_memory {
+        Some(own) if ask.own && able => Runs::in_controller(own, &runs),
+        _ => Runs::new(&bench.memory, &runs),
     }
-    let second = start + first + 20;
-    Runs::new(&bench.memory, &[(start, first), (second, bytes - first)])
 }
 
 /// Makes the request; false where it has to wait.
@@ -206,8 +245,7 @@ fn make(bench: &Bench, reference: &mut Reference, ask: &Ask, tag: usize) -> bool
         return false;
     }
     let bytes = usize::try_from(ask.blocks).unwrap() * reference.block_bytes;
-    let sgl = bench.controller.as_ref().unwrap().limits().sgl;
-    let data = |ask| memory(bench, ask, tag, bytes, sgl);
+    let data = |ask| memory(bench, ask, tag, bytes);
     let none = Runs::none(&bench.memory);
     let mut number = 0;
     let (verb, runs) = match ask.kind {
@@ -245,11 +283,18 @@ fn make(bench: &Bench, reference: &mut Reference, ask: &Ask, tag: usize) -> bool
     true
 }
 
-/// Makes all requests and compares what they do; the text of what was wrong.
-fn play(bench: &mut Bench, asks: &[Ask]) -> Result<(), String> {
+/// Makes all requests and compares what they do; with `power` the drive loses it before the request
+/// of that number. The text of what was wrong.
+pub fn play(bench: &mut Bench, asks: &[Ask], power: Option<usize>) -> Result<(), String> {
     let block_bytes = 1 << bench.namespaces[0].block_size.unwrap().shift();
-    let mut reference = Reference::new(block_bytes);
+    let write_cache = bench.controller().identity().volatile_cache;
+    let mut reference = Reference::new(block_bytes, write_cache);
     for (tag, ask) in asks.iter().enumerate() {
+        if power == Some(tag) {
+            // Behind a round: no completion is left that told of a write.
+            bench.soft.lose_power();
+            reference.lose_power();
+        }
         let mut rounds = 0;
         while rounds < ask.rounds.into() || !make(bench, &mut reference, ask, tag) {
             for done in bench.round(100_000) {
@@ -264,57 +309,29 @@ fn play(bench: &mut Bench, asks: &[Ask]) -> Result<(), String> {
     for done in bench.finish() {
         reference.end(&done)?;
     }
-    let all = |skew| Ask {
-        kind: Kind::Read,
-        slba: 0,
-        blocks: 16,
-        skew,
-        first: usize::MAX / 8,
-        rounds: 0,
-    };
     bench.soft.set_fault_rates(FaultRates::default());
-    for slba in (0..BLOCKS).step_by(16) {
-        let ask = Ask { slba, ..all(0) };
-        assert!(make(bench, &mut reference, &ask, 0));
-        for done in bench.finish() {
-            reference.end(&done)?;
-        }
-    }
+    read_all(bench, &mut reference)?;
     match bench.soft.violations().first() {
         Some(text) => Err(text.clone()),
         None => Ok(()),
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn what_is_read_is_what_was_written((soft, driver) in drives(), asks in asks()) {
-        let mut bench = Bench::new(soft, driver);
-        let played = play(&mut bench, &asks);
-        prop_assert!(played.is_ok(), "{}", played.unwrap_err());
-        prop_assert_eq!(&bench.notices, &[]);
+fn read_all(bench: &mut Bench, reference: &mut Reference) -> Result<(), String> {
+    for slba in (0..BLOCKS).step_by(16) {
+        let ask = Ask {
+            kind: Kind::Read,
+            slba,
+            blocks: 16,
+            skew: 0,
+            first: usize::MAX / 8,
+            rounds: 0,
+            own: false,
+        };
+        assert!(make(bench, reference, &ask, 0));
+        for done in bench.finish() {
+            reference.end(&done)?;
+        }
     }
-
-    #[test]
-    fn faults_lose_nothing_that_was_told_to_be_done((soft, driver) in drives(), asks in asks()) {
-        let mut bench = Bench::new(soft, driver);
-        bench.soft.set_fault_rates(FaultRates {
-            delay: 300,
-            delay_max_ns: 120_000_000,
-            hang: 60,
-            lose_completion: 60,
-            internal_error: 300,
-            interrupted: 100,
-            twice: 60,
-            wrong_cid: 30,
-            wrong_phase: 30,
-            fatal: 30,
-            ..FaultRates::default()
-        });
-        let played = play(&mut bench, &asks);
-        prop_assert!(played.is_ok(), "{}; {:?}", played.unwrap_err(), bench.notices);
-        prop_assert!(!bench.notices.contains(&Notice::Gone));
-    }
+    Ok(())
 }
