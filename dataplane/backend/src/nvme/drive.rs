@@ -12,7 +12,7 @@ use penstock_async_nvme::{
     Namespace, QueueParts, Regions, Sleeping,
 };
 use penstock_block::BlockError;
-use penstock_reactor::{Polled, Poller};
+use penstock_reactor::{Polled, Poller, PollerGuard};
 use penstock_units::{BlockSize, Nsid};
 
 use super::NvmeDevice;
@@ -124,8 +124,8 @@ pub struct NvmeDrive {
 }
 
 thread_local! {
-    /// This reactor's queue pairs, by the drive they are on.
-    static PAIRS: RefCell<Vec<Rc<Pair>>> = const { RefCell::new(Vec::new()) };
+    /// This reactor's queue pairs, each with what keeps it polled.
+    static PAIRS: RefCell<Vec<(Rc<Pair>, PollerGuard)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl NvmeDrive {
@@ -304,8 +304,8 @@ impl NvmeDrive {
     /// This reactor's queue pair on the drive, opened when first asked for.
     pub(super) fn queue_of_this_reactor(self: &Arc<Self>) -> Result<Rc<Pair>, BlockError> {
         let known = PAIRS.with_borrow(|pairs| {
-            let ours = |pair: &&Rc<Pair>| pair.is_of(&self.kept);
-            pairs.iter().find(ours).map(Rc::clone)
+            let mut pairs = pairs.iter().map(|(pair, _)| pair);
+            pairs.find(|pair| pair.is_of(&self.kept)).map(Rc::clone)
         });
         if let Some(pair) = known {
             return Ok(pair);
@@ -316,9 +316,8 @@ impl NvmeDrive {
         };
         let pair = Pair::open(parts, &self.kept, &self.regions)?;
         self.kept.add_reactor(penstock_reactor::current());
-        PAIRS.with_borrow_mut(|pairs| pairs.push(Rc::clone(&pair)));
-        let poller = Rc::new(PairPoller(Rc::clone(&pair)));
-        pair.keep_polled(penstock_reactor::add_poller(poller));
+        let guard = penstock_reactor::add_poller(Rc::new(PairPoller(Rc::clone(&pair))));
+        PAIRS.with_borrow_mut(|pairs| pairs.push((Rc::clone(&pair), guard)));
         Ok(pair)
     }
 
@@ -410,8 +409,11 @@ impl Poller for PairPoller {
     fn poll(&self) -> Polled {
         let polled = self.0.poll();
         if self.0.is_over() {
-            PAIRS.with_borrow_mut(|pairs| pairs.retain(|pair| !Rc::ptr_eq(pair, &self.0)));
-            self.0.stop_polling();
+            let over = PAIRS.with_borrow_mut(|pairs| {
+                let index = pairs.iter().position(|(pair, _)| Rc::ptr_eq(pair, &self.0));
+                index.map(|index| pairs.swap_remove(index))
+            });
+            drop(over);
         }
         polled
     }

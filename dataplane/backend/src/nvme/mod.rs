@@ -109,3 +109,7 @@ fn status_error(status: Status, write: bool) -> BlockError {
 
 /// Status code type of media and data integrity errors.
 const MEDIA_ERRORS: u8 = 2;
+
+#[cfg(test)]
+#[path = "../nvme_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ use penstock_block::{
     BlockDevice, BlockError, BlockQueue, Completer, Direction, Op, Outcome, Request, Ticket,
 };
 use penstock_buffer::{Lease, Payload, Pool, PoolConfig, pools_of_this_thread};
-use penstock_reactor::{Polled, PollerGuard, RoundEnd, Ticks, at_round_end, now, ticks_to_ns};
+use penstock_reactor::{Polled, RoundEnd, Ticks, at_round_end, now, ticks_to_ns};
 use penstock_units::Lba;
 
 use super::NvmeDevice;
@@ -36,7 +36,6 @@ pub(super) struct Pair {
     queue: RefCell<Option<Queue<Payload, Flight>>>,
     kept: Arc<Kept>,
     spare: Option<Pool>,
-    guard: RefCell<Option<PollerGuard>>,
     /// Will be called at the end of this round.
     hooked: Cell<bool>,
 }
@@ -75,7 +74,6 @@ impl Pair {
             queue: RefCell::new(Some(queue)),
             kept: Arc::clone(kept),
             spare,
-            guard: RefCell::new(None),
             hooked: Cell::new(false),
         }))
     }
@@ -83,15 +81,6 @@ impl Pair {
     /// Whether the pair is on the drive with this keeper.
     pub(super) fn is_of(&self, kept: &Arc<Kept>) -> bool {
         Arc::ptr_eq(&self.kept, kept)
-    }
-
-    pub(super) fn keep_polled(&self, guard: PollerGuard) {
-        *self.guard.borrow_mut() = Some(guard);
-    }
-
-    pub(super) fn stop_polling(&self) {
-        let guard = self.guard.borrow_mut().take();
-        drop(guard);
     }
 
     /// Whether the drive is gone and everything has been answered.
