@@ -199,3 +199,29 @@ async fn an_older_store_is_noticed() {
     );
     assert!(progress.get().synced);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_no_watch_tells_is_found_when_all_is_listed_anew() {
+    let world = World::new().await;
+    world.volume("kept", "n1").await;
+    let backup = world.sim.snapshot();
+    world.volume("lost", "n1").await;
+    let one = world.mirror.subscribe(Interest::Node("n1".to_owned()));
+    // While nobody looks, the store goes back, and past where the watch stands.
+    world.sim.partition("a", true);
+    world.sim.rewind(&backup);
+    let reached = world.mirror.with(|view| view.revision);
+    while world.sim.put("elsewhere", b"") < reached + 3 {}
+    world.sim.partition("a", false);
+    tokio::time::sleep(ANEW / 2).await;
+    let known = |world: &World| -> Vec<String> {
+        world.mirror.with(|v| v.volumes.keys().cloned().collect())
+    };
+    assert_eq!(known(&world), ["kept", "lost"], "the watch goes on");
+    assert!(items(&one).is_empty());
+    tokio::time::sleep(ANEW).await;
+    assert_eq!(known(&world), ["kept"]);
+    assert_eq!(items(&one), [volume("lost")]);
+    let progress = world.mirror.progress().get();
+    assert!(progress.synced && progress.problem.is_empty());
+}

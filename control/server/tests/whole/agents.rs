@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use penstock_api::v1::node_service_server::NodeService;
+use penstock_api::v1::{ConditionStatus, OrphanAction, ResolveOrphanRequest, Volume};
 use penstock_control::config::Settings;
 use penstock_control::control::Control;
 use penstock_control::identity::{Caller, Role};
-use tonic::Code;
+use tonic::{Code, Request};
 
 use crate::agent::Agent;
 use crate::world::*;
@@ -258,4 +260,49 @@ async fn a_store_put_back_unseen_is_noticed_by_what_vanishes() {
     agent.connect(&control);
     until("the orphan is known", || has_orphan(&control)).await;
     assert_eq!(agent.with(|memory| memory.volumes.len()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_gets_no_place_while_a_node_holds_it_as_an_orphan() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    let creation = create_volume(&control, "v1", 8).await;
+    let backup = world.sim.snapshot();
+    agent.connect(&control);
+    wait(&control, &creation).await;
+    let place = |volume: &Volume| volume.status.clone().unwrap().layout.unwrap().extents;
+    let held = place(&get_volume(&control, "v1").await.unwrap());
+    // The store has the volume without a place again; the node holds it, with its data.
+    world.sim.restore(&backup);
+    let placed = || {
+        control.mirror.with(|view| {
+            let status = view.volumes["v1"].resource.status.clone();
+            condition(&status.unwrap_or_default().conditions, "Placed")
+        })
+    };
+    until("the node is sent away", || !online(&control, "n1")).await;
+    agent.connect(&control);
+    until("the leader says why", || {
+        placed().is_some_and(|placed| placed.reason == "OrphanExists")
+    })
+    .await;
+    let placed = placed().expect("said");
+    assert_eq!(placed.status(), ConditionStatus::False);
+    assert!(
+        placed.message.contains("resolve-orphan n1"),
+        "{}",
+        placed.message
+    );
+    let request = ResolveOrphanRequest {
+        name: "nodes/n1".to_owned(),
+        volume_uid: creation.target_uid.clone(),
+        action: OrphanAction::Adopt.into(),
+        ..ResolveOrphanRequest::default()
+    };
+    let resolved = control.services.nodes.resolve_orphan(Request::new(request));
+    resolved.await.expect("adopted");
+    wait(&control, &creation).await;
+    let volume = get_volume(&control, "v1").await.unwrap();
+    assert_eq!(place(&volume), held, "it stays where it is");
 }

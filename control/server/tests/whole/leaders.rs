@@ -171,3 +171,44 @@ async fn a_store_that_goes_away_and_comes_back_changes_nothing() {
     }
     wait(&control, &create_volume(&control, "v2", 8).await).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_resigns_when_the_store_was_put_back() {
+    // Under another identity, and under its own.
+    for rewound in [false, true] {
+        let world = World::new();
+        let control = world.server("a").await;
+        let (terms, mut elected) = watch::channel(None::<Term>);
+        let (env, mirror) = (control.env.clone(), control.mirror.clone());
+        // This one leads without writing anything that could be refused.
+        tokio::spawn(async move {
+            election::run(&env, &mirror, "other", &Signal::new(false), |term| {
+                terms.send_replace(Some(term));
+                std::future::pending()
+            })
+            .await;
+        });
+        let first = elected.wait_for(Option::is_some).await.unwrap().clone();
+        let first = first.expect("a term");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(elected.has_changed().is_ok_and(|changed| !changed));
+        // The backup has its office: only that the store went back tells that it is to be left.
+        let backup = world.sim.snapshot();
+        create_volume(&control, "v1", 8).await;
+        until("it is seen", || {
+            control.mirror.with(|view| view.volumes.contains_key("v1"))
+        })
+        .await;
+        if rewound {
+            world.sim.rewind(&backup);
+        } else {
+            world.sim.restore(&backup);
+        }
+        let again = tokio::time::timeout(Duration::from_secs(600), elected.changed());
+        again.await.expect("resigns").expect("elected again");
+        let second = elected.borrow().clone().expect("a term");
+        assert!(second.revision() > first.revision(), "{second:?}");
+        assert_eq!(first.holds(&control.env).await, Ok(false));
+        assert_eq!(second.holds(&control.env).await, Ok(true));
+    }
+}

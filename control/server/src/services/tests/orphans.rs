@@ -149,6 +149,38 @@ async fn the_stores_volume_on_another_node_stays_untouched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_served_is_not_deleted() {
+    let lab = Lab::new();
+    let uid = lab.volume("v1").await.target_uid;
+    lab.subsystem("s1").await;
+    lab.namespace("s1", "ns1", "v1").await;
+    held(&lab, &uid, "EpochBehind", 0).await;
+    lab.place("v1", "n1").await;
+    let before = lab.content();
+    let (code, reason, message) = refusal(resolve(&lab, &uid, OrphanAction::Delete).await);
+    assert_eq!(
+        (code, reason.as_str()),
+        (Code::FailedPrecondition, "IN_USE")
+    );
+    assert!(
+        message.contains("subsystems/s1/namespaces/ns1"),
+        "{message}"
+    );
+    assert_eq!(lab.content(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stores_volume_without_a_place_takes_its_own() {
+    let lab = Lab::new();
+    let uid = lab.volume("v1").await.target_uid;
+    held(&lab, &uid, "MissingInStore", 0).await;
+    ok(resolve(&lab, &uid, OrphanAction::Adopt).await);
+    let volume = lab.stored::<Volume>("volumes/v1").await.unwrap();
+    assert_eq!(volume.uid, uid);
+    assert_eq!(volume.status.unwrap().layout.unwrap().epoch, 8);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusals_change_nothing() {
     let lab = Lab::new();
     held(&lab, UID, "ExtentConflict", 0).await;
