@@ -49,6 +49,8 @@ pub(super) struct Machine {
     pub(super) shutdown_at: Option<u64>,
     /// CMBMSC, PMRCTL and PMRMSC as last looked at.
     pub(super) own_memory_seen: [u64; 3],
+    /// What the registers say that a host only reads.
+    pub(super) read_only: [u32; 7],
     pub(super) sqs: Vec<Option<Sq>>,
     pub(super) cqs: Vec<Option<Cq>>,
     pub(super) running: Vec<Running>,
@@ -114,6 +116,7 @@ impl Machine {
             phase: Phase::Disabled,
             shutdown_at: None,
             own_memory_seen: [0; 3],
+            read_only: [0; 7],
             sqs: (0..queues).map(|_| None).collect(),
             cqs: (0..queues).map(|_| None).collect(),
             running: Vec::new(),
@@ -160,6 +163,7 @@ impl Machine {
         }
         self.own_memory_seen = [0; 3];
         self.place_own_memory();
+        self.note_read_only();
         self.clear_doorbells();
         self.publish_status();
     }

@@ -62,6 +62,7 @@ impl Machine {
 
     pub(super) fn look_at_registers(&mut self) {
         self.look_at_subsystem_reset();
+        self.look_at_read_only();
         self.look_at_status();
         self.look_at_configuration();
         self.look_at_own_memory();
@@ -81,6 +82,34 @@ impl Machine {
             self.start_over();
             self.csts = Csts::default().with_nssro(true);
             self.publish_status();
+        }
+    }
+
+    /// Registers that a host only reads, and what they say.
+    const READ_ONLY: [u32; 7] = [
+        register::OFFSET_CAP,
+        register::OFFSET_CAP + 4,
+        register::OFFSET_VS,
+        register::OFFSET_CRTO,
+        pcie::OFFSET_CMBLOC,
+        pcie::OFFSET_CMBSZ,
+        pcie::OFFSET_PMRCAP,
+    ];
+
+    /// Notes what the registers that a host only reads say now.
+    pub(super) fn note_read_only(&mut self) {
+        self.read_only = Self::READ_ONLY.map(|register| self.get32(register));
+    }
+
+    fn look_at_read_only(&mut self) {
+        for (register, value) in Self::READ_ONLY.into_iter().zip(self.read_only) {
+            let written = self.get32(register);
+            if written != value {
+                self.set32(register, value);
+                let text =
+                    format!("wrote {written:#x} to register {register:#x}, which is read only");
+                self.violated(text, None);
+            }
         }
     }
 

@@ -5,4 +5,5 @@ mod faults;
 mod host;
 mod io;
 mod memory;
+mod nonsense;
 mod registers;

@@ -4,8 +4,8 @@ use penstock_nvme::command::async_event_request;
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::pcie::{self, Aqa, sq_doorbell};
 use penstock_nvme::register::{
-    CSS_NVM, NSSR_RESET, OFFSET_CC, OFFSET_CSTS, OFFSET_NSSR, OFFSET_VS, SHST_COMPLETE,
-    SHST_OCCURRING, VERSION_1_4,
+    CSS_NVM, NSSR_RESET, OFFSET_CAP, OFFSET_CC, OFFSET_CSTS, OFFSET_NSSR, OFFSET_VS, SHST_COMPLETE,
+    SHST_OCCURRING, VERSION_1_4, VERSION_2_1,
 };
 use penstock_nvme::{IoOpcode, Status};
 use penstock_units::QueueId;
@@ -31,6 +31,19 @@ fn capabilities_are_those_of_the_configuration() {
     assert!(cap.cqr() && cap.nssrs() && !cap.cmbs() && !cap.pmrs());
     assert_eq!(host.bar.read32(OFFSET_VS), VERSION_1_4);
     assert_eq!(host.bar.read32(OFFSET_CSTS), 0);
+}
+
+#[test]
+fn what_is_read_only_stays_as_it_is() {
+    let mut host = Host::ready(SoftConfig::default());
+    let cap = host.cap();
+    host.bar.write32(OFFSET_VS, 0);
+    host.bar.write64(OFFSET_CAP, 0);
+    host.bar.write32(OFFSET_CSTS, 0);
+    host.step();
+    assert_eq!((host.cap(), host.csts().rdy()), (cap, true));
+    assert_eq!(host.bar.read32(OFFSET_VS), VERSION_2_1);
+    assert_eq!(host.controller.violations().len(), 4);
 }
 
 #[test]
