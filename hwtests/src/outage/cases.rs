@@ -331,6 +331,14 @@ fn restore(stack: &mut Stack, times: &mut Times, identity: Identity) -> Result<(
     times.add("adopted after", took);
     let figures = late.finish()?;
     times.add("longest pause of the orphan's client", figures.longest);
+    // What served the volume is not known either, and served on: a person creates it again.
+    let lost = format!("subsystems/{SUBSYSTEM}/namespaces/ns{LATE_NSID}");
+    until("the orphan's namespace to be told", LIMIT, || {
+        let told = api.node(NODE)?.status.unwrap_or_default().orphan_objects;
+        Ok(told.iter().any(|object| object.name == lost))
+    })?;
+    let served = api.create_namespace(SUBSYSTEM, LATE_NSID, "late")?;
+    api.finish(&served, LIMIT)?;
     check(api.volume("late")?.uid == uid, || {
         "the adopted volume has another identity".into()
     })
