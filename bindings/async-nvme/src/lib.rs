@@ -1,6 +1,7 @@
 //! NVMe controllers driven from user space: registers, queues and memory of a drive in this
 //! process, with no kernel on the way of a command.
 mod bar;
+pub mod check;
 mod cmb;
 mod controller;
 mod dma;

@@ -1,0 +1,373 @@
+//! The steps.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_nvme::register::{Cap, OFFSET_CAP, OFFSET_VS};
+
+use super::worker::{Memory, Worker};
+use super::{CheckOptions, Steps, Stop};
+use crate::cmb::{CmbLayout, ControllerMapping};
+use crate::controller::{Controller, ControllerConfig, Namespace, Sleeping};
+use crate::dma::Regions;
+use crate::io::Verb;
+use crate::memory::DeviceMemory;
+use crate::pci::PciAddress;
+use crate::vfio::{Device, DmaBufSupport};
+
+/// Payload of a request: more than a command carries on most drives.
+const PAYLOAD_BYTES: usize = 1 << 20;
+/// Payload in controller memory, which the processor reads slowly.
+const CONTROLLER_PAYLOAD_BYTES: usize = 64 << 10;
+const WRITE: Verb = Verb::Write { fua: false };
+
+pub(super) fn all(address: &PciAddress, options: &CheckOptions, steps: &mut Steps<'_>) {
+    let Some(device) = steps.take("open", open(address, options)) else {
+        return;
+    };
+    steps.tell("registers", registers(&device));
+    steps.tell("interrupts", interrupts(&device));
+    let regions = Arc::new(Regions::new(device.mapper()));
+    steps.tell("dma", dma(&regions));
+    let Some((mut controller, namespace)) = steps.take("controller", start(&device, &regions))
+    else {
+        return;
+    };
+    let layout = controller.controller_memory_layout();
+    steps.tell("dma-buf", dma_buf(&device, layout));
+    let mapped = steps.take(
+        "controller memory",
+        map_memory(&device, &mut controller, layout),
+    );
+    let lent = mapped.is_some();
+    if !options.write {
+        return;
+    }
+    let Some(namespace) = namespace else {
+        steps.tell(
+            "data",
+            Err(Stop::Failed(
+                "the drive has no namespace to write to".into(),
+            )),
+        );
+        return;
+    };
+    // The queue was made when controller memory was in use already.
+    let queue = controller.create_queue().map_err(Stop::from);
+    let queue = queue.and_then(|parts| {
+        let place = if parts.submission.is_some() {
+            "submission queue in controller memory"
+        } else {
+            "submission queue in host memory"
+        };
+        Ok((Worker::start(parts)?, place.to_owned()))
+    });
+    let Some(worker) = steps.take("queue pair", queue) else {
+        return;
+    };
+    let mut bench = Bench {
+        regions,
+        controller,
+        worker,
+        namespace,
+    };
+    steps.tell("data", bench.data());
+    steps.tell(
+        "data in controller memory",
+        if lent {
+            bench.data_in_controller()
+        } else {
+            none()
+        },
+    );
+    steps.tell("reset under load", bench.reset());
+    if let Some(limit) = options.until_removed {
+        steps.tell("removal", bench.until_removed(&device, limit));
+    }
+    steps.tell("shutdown", bench.shut_down());
+    if options.until_removed.is_none() {
+        steps.tell("function reset", function_reset(&device));
+    }
+}
+
+fn none() -> Result<String, Stop> {
+    Err(Stop::Skipped("no controller memory in use".into()))
+}
+
+fn open(address: &PciAddress, options: &CheckOptions) -> Result<(Device, String), Stop> {
+    let device = Device::open(address, &options.open)?;
+    let way = format!("{address} through {:?}", device.iommu());
+    Ok((device, way))
+}
+
+fn registers(device: &Device) -> Result<String, Stop> {
+    let bar = device.bar0();
+    let (cap, version) = (Cap(bar.read64(OFFSET_CAP)), bar.read32(OFFSET_VS));
+    if cap.0 == u64::MAX || version == 0 {
+        return Err(Stop::Failed(format!("CAP {:#x}, VS {version:#x}", cap.0)));
+    }
+    Ok(format!(
+        "CAP {:#018x}, version {}.{}, {} queue entries, controller memory {}, BAR 0 of {} bytes",
+        cap.0,
+        version >> 16,
+        version >> 8 & 0xff,
+        cap.queue_entries_max(),
+        if cap.cmbs() {
+            "by CMBMSC"
+        } else {
+            "not by CMBMSC"
+        },
+        bar.len()
+    ))
+}
+
+fn interrupts(device: &Device) -> Result<String, Stop> {
+    let on = device.interrupts(1)?;
+    let removal = device.removal_event().is_some();
+    let error = device.error_event().is_some();
+    Ok(format!(
+        "{} MSI-X vector on; told of removal: {removal}, of errors: {error}",
+        on.len()
+    ))
+}
+
+fn dma(regions: &Regions) -> Result<String, Stop> {
+    let memory = DeviceMemory::new(regions, 4 << 20, None)?;
+    Ok(format!(
+        "{} bytes at device address {:#x}",
+        memory.len(),
+        memory.device_address()
+    ))
+}
+
+fn start(
+    device: &Device,
+    regions: &Arc<Regions>,
+) -> Result<((Controller, Option<Namespace>), String), Stop> {
+    let config = ControllerConfig {
+        submission_in_controller: true,
+        ..ControllerConfig::default()
+    };
+    let pace = Arc::new(Sleeping::default());
+    let mut controller = Controller::start(device.bar0(), Arc::clone(regions), pace, config)?;
+    let namespaces = controller.namespaces()?;
+    let identity = controller.identity();
+    let said = format!(
+        "{} {}, {} namespaces, transfers of {:?} bytes",
+        identity.model,
+        identity.serial,
+        namespaces.len(),
+        identity.transfer_bytes_max
+    );
+    let usable = |namespace: &Namespace| {
+        let bytes = namespace
+            .blocks
+            .saturating_mul(namespace.format.block_bytes);
+        namespace.block_size.is_some() && bytes >= 4 * PAYLOAD_BYTES as u64
+    };
+    Ok(((controller, namespaces.into_iter().find(usable)), said))
+}
+
+fn dma_buf(device: &Device, layout: Option<CmbLayout>) -> Result<String, Stop> {
+    let Some(layout) = layout else {
+        return Err(Stop::Skipped("the drive has no controller memory".into()));
+    };
+    if device.dma_buf_support() == DmaBufSupport::NotOffered {
+        // The error tells what a kernel that can do it has.
+        let told = device.export_dma_buf(layout.bar_index, layout.offset_bytes, 4096);
+        return match told {
+            Err(err) => Err(Stop::Skipped(err.to_string())),
+            Ok(_) => Err(Stop::Failed("exported although it is not offered".into())),
+        };
+    }
+    let exported =
+        device.export_dma_buf(layout.bar_index, layout.offset_bytes, layout.len_bytes)?;
+    // Seeking to the end of a dma-buf tells its length.
+    let len = std::io::Seek::seek(
+        &mut std::fs::File::from(exported),
+        std::io::SeekFrom::End(0),
+    )?;
+    if len != layout.len_bytes {
+        return Err(Stop::Failed(format!(
+            "exported {len} of {} bytes",
+            layout.len_bytes
+        )));
+    }
+    Ok(format!("{len} bytes of BAR {} exported", layout.bar_index))
+}
+
+/// Takes the controller memory into use and tries it from here.
+fn map_memory(
+    device: &Device,
+    controller: &mut Controller,
+    layout: Option<CmbLayout>,
+) -> Result<((), String), Stop> {
+    let Some(layout) = layout else {
+        return Err(Stop::Skipped("the drive has no controller memory".into()));
+    };
+    let bar = device.map_bar(layout.bar_index)?;
+    let (offset, len) = (
+        usize::try_from(layout.offset_bytes)?,
+        usize::try_from(layout.len_bytes)?,
+    );
+    let base = bar.at(offset, len).ok_or_else(|| {
+        Stop::Failed(format!(
+            "{len} bytes at {offset} of BAR {} are not mapped",
+            layout.bar_index
+        ))
+    })?;
+    let address = device
+        .reserve_addresses(layout.len_bytes, 2 << 20)
+        .ok_or_else(|| Stop::Failed(format!("no {len} device addresses left")))?;
+    let mapping = ControllerMapping {
+        base,
+        len,
+        keeper: Arc::new(bar),
+    };
+    let pool = controller.use_controller_memory(mapping, address)?;
+    let memory = Memory::Controller(Arc::new(pool.take(CONTROLLER_PAYLOAD_BYTES)?));
+    memory.fill(1);
+    if let Some(at) = memory.differs(1) {
+        return Err(Stop::Failed(format!(
+            "controller memory reads back otherwise at {at}"
+        )));
+    }
+    let said = format!(
+        "{len} bytes in BAR {} at device address {address:#x}, {:?}",
+        layout.bar_index, layout.abilities
+    );
+    Ok(((), said))
+}
+
+fn function_reset(device: &Device) -> Result<String, Stop> {
+    device.reset()?;
+    let regions = Arc::new(Regions::new(device.mapper()));
+    let ((controller, _), said) = start(device, &regions)?;
+    controller.shut_down()?;
+    Ok(format!("started again: {said}"))
+}
+
+/// A drive that is up.
+struct Bench {
+    regions: Arc<Regions>,
+    controller: Controller,
+    worker: Worker,
+    namespace: Namespace,
+}
+
+impl Bench {
+    fn host(&self, bytes: usize) -> Result<Memory, Stop> {
+        Ok(Memory::Host(Arc::new(DeviceMemory::new(
+            &self.regions,
+            bytes,
+            None,
+        )?)))
+    }
+
+    fn lent(&self) -> Result<Memory, Stop> {
+        let pool = self.controller.controller_memory();
+        let pool = pool.ok_or_else(|| Stop::Skipped("no controller memory in use".into()))?;
+        Ok(Memory::Controller(Arc::new(
+            pool.take(CONTROLLER_PAYLOAD_BYTES)?,
+        )))
+    }
+
+    fn transfer(&self, verb: Verb, slba: u64, memory: &Memory) -> Result<(), Stop> {
+        self.worker
+            .submit(verb, &self.namespace, slba, memory)
+            .wait()
+    }
+
+    fn verify(&self, slba: u64, into: &Memory, seed: u64) -> Result<(), Stop> {
+        into.fill(!seed);
+        self.transfer(Verb::Read, slba, into)?;
+        match into.differs(seed) {
+            None => Ok(()),
+            Some(at) => Err(Stop::Failed(format!(
+                "block {slba} reads back otherwise at byte {at}"
+            ))),
+        }
+    }
+
+    fn data(&self) -> Result<String, Stop> {
+        let (from, into) = (self.host(PAYLOAD_BYTES)?, self.host(PAYLOAD_BYTES)?);
+        let blocks = PAYLOAD_BYTES as u64 / self.namespace.format.block_bytes;
+        // All are written before the first is read, so that one that hit another is seen.
+        for round in 0..3 {
+            from.fill(round);
+            self.transfer(WRITE, round * blocks, &from)?;
+        }
+        for round in 0..3 {
+            self.verify(round * blocks, &into, round)?;
+        }
+        self.worker
+            .submit(Verb::Flush, &self.namespace, 0, &from)
+            .wait()?;
+        Ok(format!(
+            "3 requests of {PAYLOAD_BYTES} bytes written, read back and flushed"
+        ))
+    }
+
+    fn data_in_controller(&self) -> Result<String, Stop> {
+        let abilities = self.controller.controller_memory_abilities();
+        if !abilities.read_data || !abilities.write_data {
+            return Err(Stop::Skipped(format!(
+                "the drive takes no data there: {abilities:?}"
+            )));
+        }
+        let lent = self.lent()?;
+        let host = self.host(CONTROLLER_PAYLOAD_BYTES)?;
+        lent.fill(11);
+        self.transfer(WRITE, 8, &lent)?;
+        self.verify(8, &host, 11)?;
+        host.fill(12);
+        self.transfer(WRITE, 16, &host)?;
+        self.verify(16, &lent, 12)?;
+        Ok(format!(
+            "{CONTROLLER_PAYLOAD_BYTES} bytes from there to the drive, and back"
+        ))
+    }
+
+    /// Resets the controller while requests are under way: all of them end well.
+    fn reset(&mut self) -> Result<String, Stop> {
+        let (from, into) = (self.host(PAYLOAD_BYTES)?, self.host(PAYLOAD_BYTES)?);
+        from.fill(21);
+        self.transfer(WRITE, 0, &from)?;
+        let pending: Vec<_> = (0..16)
+            .map(|_| self.worker.submit(WRITE, &self.namespace, 0, &from))
+            .collect();
+        self.controller.reset()?;
+        let count = pending.len();
+        for pending in pending {
+            pending.wait()?;
+        }
+        self.verify(0, &into, 21)?;
+        Ok(format!("{count} requests ended well, data verified"))
+    }
+
+    /// Reads until the kernel wants the device back.
+    fn until_removed(&mut self, device: &Device, limit: Duration) -> Result<String, Stop> {
+        let into = self.host(PAYLOAD_BYTES)?;
+        let (begun, mut well) = (Instant::now(), 0_u64);
+        while begun.elapsed() < limit {
+            if device.removal_requested() {
+                return Ok(format!(
+                    "asked to let go after {well} requests, none failed"
+                ));
+            }
+            if let Some(notice) = self.controller.service() {
+                tracing::info!(?notice, "while waiting for removal");
+            }
+            self.transfer(Verb::Read, 0, &into)?;
+            well += 1;
+        }
+        Err(Stop::Failed(format!("not removed within {limit:?}")))
+    }
+
+    fn shut_down(self) -> Result<String, Stop> {
+        let (controller, worker) = (self.controller, self.worker);
+        controller.shut_down()?;
+        drop(worker);
+        Ok("the controller says that it is done".into())
+    }
+}
