@@ -3,6 +3,7 @@
 use crate::error::{LabError, Result, check};
 use crate::guest::{Guest, HOST_ADDRESS};
 use crate::lab::Lab;
+use crate::machine::Machine;
 use crate::node::{Namespace, Node, Subsystem};
 use crate::transcript::{Source, Transcript};
 use serde_json::Value;
@@ -58,7 +59,12 @@ impl Bench {
     ///
     /// # Errors
     /// Either does not come up.
-    pub fn set_up(lab: &Lab, namespaces: &[Namespace], log: &Transcript) -> Result<Self> {
+    pub fn set_up(
+        lab: &Lab,
+        machine: &Machine,
+        namespaces: &[Namespace],
+        log: &Transcript,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("penstock-node-").tempdir();
         let dir = crate::error::IoContext::doing(dir, || "create a temporary directory".into())?;
         let target = match peer()? {
@@ -71,7 +77,7 @@ impl Bench {
             }
         };
         Ok(Self {
-            guest: Guest::boot(lab, log)?,
+            guest: Guest::boot(lab, machine, log)?,
             target,
             log: log.clone(),
             dir,

@@ -2,7 +2,9 @@
 
 use crate::channel::{Answer, Channel, Job};
 use crate::error::{IoContext, LabError, Result};
-use crate::lab::Lab;
+use crate::lab::{Choice, Lab};
+use crate::machine::{self, Machine};
+use crate::monitor::Monitor;
 use crate::process::Owned;
 use crate::transcript::{Source, Transcript};
 use std::os::unix::net::UnixStream;
@@ -33,7 +35,7 @@ pub struct Guest {
     qemu: Owned,
     channel: Channel,
     log: Transcript,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Guest {
@@ -41,11 +43,13 @@ impl Guest {
     ///
     /// # Errors
     /// QEMU does not start, or the guest is not ready in time.
-    pub fn boot(lab: &Lab, log: &Transcript) -> Result<Self> {
+    pub fn boot(lab: &Lab, machine: &Machine, log: &Transcript) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("penstock-lab-").tempdir();
         let dir = dir.doing(|| "create a temporary directory".into())?;
         let socket = dir.path().join("control");
-        let mut command = qemu(lab, &format!("{KERNEL_LINE} loglevel=6"))?;
+        let line = format!("{KERNEL_LINE} loglevel=6 {}", machine.kernel_line());
+        let mut command = qemu(lab, machine.kernel, &line)?;
+        machine.add_to(&mut command, dir.path())?;
         command.args(["-serial", "stdio", "-device", "virtio-serial-pci"]);
         command.arg("-chardev").arg(format!(
             "socket,id=control,path={},server=on,wait=off",
@@ -69,10 +73,24 @@ impl Guest {
             qemu,
             channel: Channel::new(stream)?,
             log: log.clone(),
-            _dir: dir,
+            dir,
         };
         guest.run_within("uname -r", BOOT_LIMIT)?;
+        if !machine.programs.is_empty() {
+            guest.run(machine::UNPACK)?;
+        }
         Ok(guest)
+    }
+
+    /// Takes device `id` of the machine away, as a hand that pulls a drive out after pressing the
+    /// slot's button. Returns when the guest has let go of it.
+    ///
+    /// # Errors
+    /// QEMU refuses, or the guest holds on to the device for longer than `limit`.
+    pub fn unplug(&mut self, id: &str, limit: Duration) -> Result<()> {
+        self.log.say(Source::Lab, &format!("unplug {id}"));
+        let mut monitor = Monitor::connect(&machine::monitor_socket(self.dir.path()))?;
+        monitor.unplug(id, limit)
     }
 
     /// Runs shell text in the guest and returns what it printed.
@@ -180,7 +198,8 @@ impl Guest {
 /// # Errors
 /// QEMU does not start or fails.
 pub fn shell(lab: &Lab) -> Result<()> {
-    let mut command = qemu(lab, &format!("{KERNEL_LINE} loglevel=4 lab.shell=1"))?;
+    let line = format!("{KERNEL_LINE} loglevel=4 lab.shell=1");
+    let mut command = qemu(lab, Choice::Stable, &line)?;
     command.args(["-serial", "mon:stdio"]);
     command.stdin(Stdio::inherit());
     let mut qemu = Owned::spawn(&mut command, "QEMU")?;
@@ -191,7 +210,8 @@ pub fn shell(lab: &Lab) -> Result<()> {
     Err(LabError::Gone(format!("QEMU ended with {status}")))
 }
 
-fn qemu(lab: &Lab, kernel_line: &str) -> Result<Command> {
+fn qemu(lab: &Lab, choice: Choice, kernel_line: &str) -> Result<Command> {
+    let boot = lab.boot(choice)?;
     let mut command = lab
         .qemu
         .command("qemu-system-x86_64", "qemu-system-x86_64")?;
@@ -219,8 +239,8 @@ fn qemu(lab: &Lab, kernel_line: &str) -> Result<Command> {
         "-m",
         &MEMORY_MIB.to_string(),
     ]);
-    command.arg("-kernel").arg(&lab.kernel);
-    command.arg("-initrd").arg(&lab.initramfs);
+    command.arg("-kernel").arg(&boot.kernel);
+    command.arg("-initrd").arg(&boot.initramfs);
     command.args(["-append", kernel_line]);
     command.args(["-netdev", "user,id=net0"]);
     command.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);

@@ -13,7 +13,7 @@ const UNPACK_LIMIT: Duration = Duration::from_secs(60);
 /// Modules in the guest, each loaded with `load NAME`; the target's serve the lab's check of itself.
 ///
 /// CRC32C comes first: the digests and file systems ask for the algorithm when they start.
-pub const MODULES: [&str; 7] = [
+pub const MODULES: [&str; 11] = [
     "crc32c_intel",
     "virtio_net",
     "nvme_tcp",
@@ -21,7 +21,14 @@ pub const MODULES: [&str; 7] = [
     "xfs",
     "nvmet_tcp",
     "null_blk",
+    "nvme",
+    "vfio_pci",
+    "vfio_iommu_type1",
+    "virtio_blk",
 ];
+
+/// Modules that newer kernels have no more, because another does their work.
+const BYGONE: [&str; 1] = ["crc32c_intel"];
 
 /// An unpacked kernel package.
 #[derive(Debug)]
@@ -36,13 +43,23 @@ impl Kernel {
     /// # Errors
     /// The package is not laid out as expected, or `depmod` fails.
     pub fn find(root: &Root, tools: &Root) -> Result<Self> {
-        let release = only_entry(&root.dir().join("boot"), "vmlinuz-")?;
-        let image = root.file(&format!("boot/vmlinuz-{release}"))?;
-        let base = ["lib/modules", "usr/lib/modules"]
-            .map(|dir| root.dir().join(dir).join(&release))
-            .into_iter()
-            .find(|dir| dir.is_dir())
-            .ok_or_else(|| LabError::Setup(format!("{release} came without modules")))?;
+        let dirs = ["lib/modules", "usr/lib/modules"].map(|dir| root.dir().join(dir));
+        let modules = dirs.into_iter().find(|dir| dir.is_dir());
+        let modules = modules.ok_or_else(|| {
+            LabError::Setup(format!("no kernel modules in {}", root.dir().display()))
+        })?;
+        let release = only_entry(&modules, "")?;
+        let base = modules.join(&release);
+        // Since 7.x the image lies beside its modules.
+        let image = root.file(&format!("boot/vmlinuz-{release}"));
+        let beside = base.join("vmlinuz");
+        let image = image.or_else(|err| beside.is_file().then_some(beside).ok_or(err))?;
+        // depmod looks there only.
+        let link = root.dir().join("lib");
+        if !link.exists() {
+            let linked = std::os::unix::fs::symlink("usr/lib", &link);
+            linked.doing(|| format!("make {}", link.display()))?;
+        }
         let mut depmod = tools.command("kmod", "depmod")?;
         depmod.arg("-b").arg(root.dir()).arg(&release);
         process::run(&mut depmod, DEPMOD_LIMIT)?;
@@ -62,6 +79,7 @@ impl Kernel {
             std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))
         };
         let order = order(&read("modules.dep")?, &read("modules.builtin")?, name);
+        let order = order.or_else(|| BYGONE.contains(&name).then(Vec::new));
         let files = order.ok_or_else(|| {
             LabError::Setup(format!(
                 "the kernel under {} has no module {name}; the lab needs Debian's full (not cloud) \

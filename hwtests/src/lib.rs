@@ -43,6 +43,8 @@ pub mod http;
 pub mod initramfs;
 pub mod kernel;
 pub mod lab;
+pub mod machine;
+pub mod monitor;
 pub mod node;
 pub mod outage;
 pub mod process;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use penstock_hwtests::bench::TARGET_VARIABLE;
 use penstock_hwtests::cache;
 use penstock_hwtests::etcd::Programs;
-use penstock_hwtests::lab::Lab;
+use penstock_hwtests::lab::{Choice, Lab};
 use penstock_hwtests::outage;
 use penstock_hwtests::runner::{self, Report, Totals, Verdict};
 use penstock_hwtests::scenarios::{ALL, Scenario};
@@ -130,8 +130,14 @@ fn prepare() -> Result<Lab, LabError> {
 }
 
 fn run(scenarios: &[Scenario], options: &Options) -> Result<bool> {
+    let newest = |scenario: &Scenario| scenario.machine.kernel == Choice::Newest;
     let lab = match prepare() {
-        Ok(lab) => lab,
+        Ok(mut lab) => {
+            if scenarios.iter().any(newest) {
+                lab.prepare_newest(&|step| say(&format!("lab: {step}")));
+            }
+            lab
+        }
         Err(LabError::Skip(why)) => {
             say(&format!("skipped: {why}"));
             say(&format!("0 passed, 0 failed, {} skipped", scenarios.len()));

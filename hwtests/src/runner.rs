@@ -136,7 +136,7 @@ fn emulator_crashed(log: &Transcript) -> bool {
 }
 
 fn attempt(lab: &Lab, scenario: &Scenario, log: &Transcript) -> Result<()> {
-    let mut bench = Bench::set_up(lab, scenario.namespaces, log)?;
+    let mut bench = Bench::set_up(lab, &scenario.machine, scenario.namespaces, log)?;
     (scenario.steps)(&mut bench)?;
     bench.tear_down()
 }

@@ -1,0 +1,195 @@
+//! What a guest's machine has beside the usual: drives of its own behind an IOMMU, programs of ours.
+
+use crate::cpio::Archive;
+use crate::error::{IoContext, Result};
+use crate::lab::Choice;
+use crate::process;
+use crate::root::Root;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the programs are in the guest.
+const PLACE: &str = "penstock";
+
+/// Unpacks the programs in the guest; they come as an archive on a disk.
+pub(crate) const UNPACK: &str =
+    "load virtio_blk && until [ -b /dev/vda ]; do sleep 0.05; done && cd / && cpio -id </dev/vda";
+
+/// An emulated NVMe drive, in a slot that can be emptied while the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drive {
+    /// Its name in QEMU, and its serial number.
+    pub id: &'static str,
+    /// Its size in MiB.
+    pub size_mib: u64,
+    /// Its controller memory buffer in MiB; 0 for none.
+    pub cmb_mib: u32,
+}
+
+/// A program of ours that runs in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its name; the guest has it in `/penstock/bin`.
+    pub name: &'static str,
+    /// Names the file outright.
+    pub variable: &'static str,
+    /// The package that it is built from.
+    pub package: &'static str,
+}
+
+/// What is added to a guest's machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The kernel.
+    pub kernel: Choice,
+    /// Drives. With any, the machine has an IOMMU and the guest's kernel uses it.
+    pub drives: &'static [Drive],
+    /// Programs.
+    pub programs: &'static [Program],
+}
+
+impl Machine {
+    /// Nothing beside the usual.
+    pub const PLAIN: Machine = Machine {
+        kernel: Choice::Stable,
+        drives: &[],
+        programs: &[],
+    };
+
+    pub(crate) fn kernel_line(&self) -> &'static str {
+        if self.drives.is_empty() {
+            ""
+        } else {
+            "intel_iommu=on"
+        }
+    }
+
+    /// Adds the devices to QEMU's command line; their files go into `dir`.
+    pub(crate) fn add_to(&self, command: &mut Command, dir: &Path) -> Result<()> {
+        if !self.drives.is_empty() {
+            // Before everything that is to be behind it.
+            command.args(["-device", "intel-iommu,intremap=on"]);
+            let socket = monitor_socket(dir);
+            command.arg("-qmp");
+            command.arg(format!("unix:{},server=on,wait=off", socket.display()));
+        }
+        for (index, drive) in self.drives.iter().enumerate() {
+            let path = dir.join(format!("{}.img", drive.id));
+            let file = File::create(&path).and_then(|file| file.set_len(drive.size_mib << 20));
+            file.doing(|| format!("make {}", path.display()))?;
+            command.args(drive_arguments(drive, index, &path));
+        }
+        if !self.programs.is_empty() {
+            let path = dir.join("programs");
+            write_programs(self.programs, &path)?;
+            let file = format!(
+                "file={},if=none,format=raw,id=programs,readonly=on",
+                path.display()
+            );
+            command.args(["-drive", &file, "-device", "virtio-blk-pci,drive=programs"]);
+        }
+        Ok(())
+    }
+}
+
+fn drive_arguments(drive: &Drive, index: usize, path: &Path) -> [String; 6] {
+    let (id, slot) = (drive.id, index + 1);
+    let memory = match drive.cmb_mib {
+        0 => String::new(),
+        mib => format!(",cmb_size_mb={mib}"),
+    };
+    [
+        "-drive".into(),
+        format!("file={},if=none,format=raw,id=blocks-{id}", path.display()),
+        "-device".into(),
+        format!("pcie-root-port,id=slot-{id},chassis={slot},slot={slot}"),
+        "-device".into(),
+        format!("nvme,id={id},serial={id},drive=blocks-{id},bus=slot-{id}{memory}"),
+    ]
+}
+
+/// Where QEMU's monitor listens for the machine whose files are in `dir`.
+pub(crate) fn monitor_socket(dir: &Path) -> PathBuf {
+    dir.join("monitor")
+}
+
+/// Packs `programs` and what this machine's loader needs for them, which is another than the guest's.
+fn write_programs(programs: &[Program], path: &Path) -> Result<()> {
+    let here = Root::new("/".into());
+    let mut libraries = BTreeMap::new();
+    let mut archive = Archive::new(Vec::new());
+    let read = |file: &Path| std::fs::read(file).doing(|| format!("read {}", file.display()));
+    for program in programs {
+        let name = program.name;
+        let file = process::beside(name, program.variable, program.package)?;
+        for library in here.libraries(&file)? {
+            libraries.insert(library.name, library.file);
+        }
+        archive.file(&format!("{PLACE}/program/{name}"), 0o755, &read(&file)?)?;
+        archive.file(
+            &format!("{PLACE}/bin/{name}"),
+            0o755,
+            start_script(name).as_bytes(),
+        )?;
+    }
+    libraries.insert("loader".into(), here.loader()?);
+    for (name, file) in libraries {
+        archive.file(&format!("{PLACE}/lib/{name}"), 0o755, &read(&file)?)?;
+    }
+    let mut bytes = archive.finish()?;
+    // A disk has whole sectors.
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    std::fs::write(path, bytes).doing(|| format!("write {}", path.display()))
+}
+
+fn start_script(name: &str) -> String {
+    format!(
+        "#!/bin/sh\nexec /{PLACE}/lib/loader --library-path /{PLACE}/lib --argv0 {name} \
+         /{PLACE}/program/{name} \"$@\"\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_sits_in_a_slot_of_its_own() {
+        let drive = Drive {
+            id: "one",
+            size_mib: 64,
+            cmb_mib: 32,
+        };
+        let words = drive_arguments(&drive, 0, Path::new("/x/one.img")).join(" ");
+        for part in [
+            "file=/x/one.img",
+            "bus=slot-one",
+            "serial=one",
+            "cmb_size_mb=32",
+            "slot=1",
+        ] {
+            assert!(words.contains(part), "{part} in {words}");
+        }
+        let bare = Drive {
+            cmb_mib: 0,
+            ..drive
+        };
+        let words = drive_arguments(&bare, 1, Path::new("/x")).join(" ");
+        assert!(
+            !words.contains("cmb") && words.contains("slot=2"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn a_plain_machine_adds_nothing() {
+        let mut command = Command::new("x");
+        Machine::PLAIN
+            .add_to(&mut command, Path::new("/nonexistent"))
+            .unwrap();
+        assert_eq!(command.get_args().count(), 0);
+        assert_eq!(Machine::PLAIN.kernel_line(), "");
+    }
+}
