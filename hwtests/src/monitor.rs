@@ -2,7 +2,7 @@
 
 use crate::error::{IoContext, LabError, Result};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +71,7 @@ impl Monitor {
             what: what.to_owned(),
             after: limit,
         };
+        let gone = || LabError::Gone("QEMU closed its monitor".into());
         let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -81,9 +82,10 @@ impl Monitor {
             limited.doing(|| "limit a read from QEMU".into())?;
             let mut line = String::new();
             match self.stream.read_line(&mut line) {
-                Ok(0) => return Err(LabError::Gone("QEMU closed its monitor".into())),
+                Ok(0) => return Err(gone()),
                 Ok(_) => {}
-                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return Err(late()),
+                Err(err) if err.kind() == ErrorKind::WouldBlock => return Err(late()),
+                Err(err) if err.kind() == ErrorKind::ConnectionReset => return Err(gone()),
                 Err(err) => return Err(err).doing(|| "read from QEMU's monitor".into()),
             }
             if let Ok(line) = serde_json::from_str::<Value>(&line)

@@ -242,7 +242,7 @@ fn map_memory(
 fn function_reset(device: &Device) -> Result<String, Stop> {
     device.reset()?;
     let regions = Arc::new(Regions::new(device.mapper()));
-    let ((controller, _), said) = start(device, &regions)?;
+    let ((mut controller, _), said) = start(device, &regions)?;
     controller.shut_down()?;
     Ok(format!("started again: {said}"))
 }
@@ -365,7 +365,7 @@ impl Bench {
     }
 
     fn shut_down(self) -> Result<String, Stop> {
-        let (controller, worker) = (self.controller, self.worker);
+        let (mut controller, worker) = (self.controller, self.worker);
         controller.shut_down()?;
         drop(worker);
         Ok("the controller says that it is done".into())

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub enum BindError {
     /// Nothing is at the address.
     #[error(
-        "there is no PCI device {address}; `penstock device list` shows the NVMe drives of this machine"
+        "there is no PCI device {address}; `penstock device list --local` shows the NVMe drives of this machine"
     )]
     NotFound {
         /// The address asked for.
@@ -18,7 +18,7 @@ pub enum BindError {
     },
     /// Something else is there.
     #[error(
-        "PCI device {address} is of class {class:#08x}, no NVMe controller (0x010802); `penstock device list` shows those"
+        "PCI device {address} is of class {class:#08x}, no NVMe controller (0x010802); `penstock device list --local` shows those"
     )]
     NotNvme {
         /// The address asked for.

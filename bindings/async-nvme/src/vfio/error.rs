@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub enum OpenError {
     /// Nothing is at the address.
     #[error(
-        "there is no PCI device {address}; `penstock device list` shows the NVMe drives of this machine"
+        "there is no PCI device {address}; `penstock device list --local` shows the NVMe drives of this machine"
     )]
     NotFound {
         /// The address asked for.
@@ -17,7 +17,7 @@ pub enum OpenError {
     },
     /// Something else is there.
     #[error(
-        "PCI device {address} is of class {class:#08x}, no NVMe controller (0x010802); `penstock device list` shows those"
+        "PCI device {address} is of class {class:#08x}, no NVMe controller (0x010802); `penstock device list --local` shows those"
     )]
     NotNvme {
         /// The address asked for.
