@@ -5,10 +5,11 @@
 //!
 //! The commands that talk to a storage target (`perf`, `discover`, `identify`) belong to the data
 //! plane, which the control plane does not link: they are handed, with every argument as it came,
-//! to the program `penstock-initiator` that is installed beside this one.
+//! to the program `penstock-initiator` that is installed beside this one. So are those that handle
+//! the drives of this machine, to `penstock-device`.
 //!
-//! Exit codes: see `EXIT_CODES`; those of `penstock-initiator` for its commands, and 127 where that
-//! program is not found and 126 where it cannot be run, as shells have it.
+//! Exit codes: see `EXIT_CODES`; those of the other program for its commands, and 127 where that
+//! is not found and 126 where it cannot be run, as shells have it.
 #![forbid(unsafe_code)]
 
 mod api;
@@ -37,6 +38,7 @@ use api::Api;
 use command::{Noun, Session};
 use failure::{Failure, Outcome};
 use settings::{GlobalArgs, Settings};
+use sibling::{DEVICE, INITIATOR, Program};
 
 const AFTER_HELP: &str = "\
 Names are written short (v1, n1/d0, s1/ns1) or full (volumes/v1, nodes/n1/devices/d0).
@@ -51,7 +53,8 @@ Start with:
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 no server answers; 5 time is over.
 
 perf, discover and identify are handed, with all their arguments, to `penstock-initiator`, looked
-for beside this program and then in PATH (127: not found); `penstock perf --help` shows its help.";
+for beside this program and then in PATH (127: not found); `penstock perf --help` shows its help.
+So are device bind, unbind, check and list --local, for the drives of this machine, to `penstock-device`.";
 
 /// Penstock's command line: volumes, and who may use them over NVMe-oF.
 #[derive(Parser, Debug)]
@@ -96,7 +99,7 @@ enum Command {
 /// Arguments that are not this program's to understand.
 #[derive(Args, Debug)]
 struct PassedOn {
-    /// Arguments for penstock-initiator, passed on as they are
+    /// Arguments for the other program, passed on as they are
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -105,10 +108,18 @@ struct PassedOn {
     arguments: Vec<OsString>,
 }
 
+impl PassedOn {
+    /// Becomes `program`, whose command is `words`. Comes back only where that failed.
+    fn to(self, program: Program, words: &[&str]) -> ExitCode {
+        let words = words.iter().map(OsString::from);
+        pass_on(program, &words.chain(self.arguments).collect::<Vec<_>>())
+    }
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    if let Some((command, rest)) = passed_on(&arguments) {
-        return pass_on(command, rest);
+    if let Some((program, rest)) = passed_on(&arguments) {
+        return pass_on(program, &rest);
     }
     if let Some(why) = up::become_child(&arguments) {
         output::note(&format!("penstock: {why}"));
@@ -116,9 +127,9 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse_from(arguments);
     let done = match cli.command {
-        Command::Perf(given) => return pass_on("perf", &given.arguments),
-        Command::Discover(given) => return pass_on("discover", &given.arguments),
-        Command::Identify(given) => return pass_on("identify", &given.arguments),
+        Command::Perf(given) => return given.to(INITIATOR, &["perf"]),
+        Command::Discover(given) => return given.to(INITIATOR, &["discover"]),
+        Command::Identify(given) => return given.to(INITIATOR, &["identify"]),
         Command::Version => output::line(&format!("penstock {}", env!("CARGO_PKG_VERSION"))),
         Command::Up(up) => runtime().and_then(|runtime| runtime.block_on(up.run(&cli.global))),
         Command::Certs(verb) => verb.run(),
@@ -135,16 +146,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// The command and its arguments, where they are another program's. Told apart before anything is
+/// The program and its arguments, where they are another program's. Told apart before anything is
 /// understood, so that no flag of this program is taken for one of its own.
-fn passed_on(arguments: &[OsString]) -> Option<(&str, &[OsString])> {
-    let command = arguments.get(1)?.to_str()?;
-    let theirs = ["perf", "discover", "identify"].contains(&command);
-    theirs.then_some((command, &arguments[2..]))
+fn passed_on(arguments: &[OsString]) -> Option<(Program, Vec<OsString>)> {
+    let word = |index: usize| arguments.get(index).and_then(|word| word.to_str());
+    let program = match (word(1)?, word(2)) {
+        ("perf" | "discover" | "identify", _) => return Some((INITIATOR, arguments[1..].to_vec())),
+        ("device", Some("bind" | "unbind" | "check")) => DEVICE,
+        ("device", Some("list")) if arguments[3..].iter().any(|word| word == LOCAL) => DEVICE,
+        _ => return None,
+    };
+    let theirs = arguments[2..].iter().filter(|word| *word != LOCAL);
+    Some((program, theirs.cloned().collect()))
 }
 
-fn pass_on(command: &str, arguments: &[OsString]) -> ExitCode {
-    let failure = sibling::run(command, arguments);
+/// Makes `device list` one of the drives of this machine.
+const LOCAL: &str = "--local";
+
+fn pass_on(program: Program, arguments: &[OsString]) -> ExitCode {
+    let failure = sibling::run(program, arguments);
     output::note(&format!("penstock: {}", failure.error));
     ExitCode::from(failure.exit_code)
 }
@@ -194,10 +214,33 @@ mod tests {
             "--json",
         ];
         let given: Vec<OsString> = given.iter().map(OsString::from).collect();
-        assert_eq!(passed_on(&given), Some(("perf", &given[2..])));
+        assert_eq!(passed_on(&given), Some((INITIATOR, given[1..].to_vec())));
         assert_eq!(passed_on(&given[..1]), None);
         let own: Vec<OsString> = ["penstock", "volume", "list"].map(OsString::from).into();
         assert_eq!(passed_on(&own), None);
+    }
+
+    #[test]
+    fn drives_of_this_machine_are_told_from_devices_of_the_pool() {
+        let handed = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let (program, rest) = passed_on(&words)?;
+            let rest: Vec<_> = rest.iter().map(|word| word.to_string_lossy()).collect();
+            Some((program, rest.join(" ")))
+        };
+        let device = |rest: &str| Some((DEVICE, rest.to_owned()));
+        let bind = "bind 0000:3b:00.0 --force";
+        assert_eq!(handed(&format!("penstock device {bind}")), device(bind));
+        assert_eq!(
+            handed("penstock device list --local --json"),
+            device("list --json")
+        );
+        assert_eq!(
+            handed("penstock device check --help"),
+            device("check --help")
+        );
+        assert_eq!(handed("penstock device list"), None);
+        assert_eq!(handed("penstock device"), None);
     }
 
     /// Methods whose verb is not their own first word, or which stand beside their noun.

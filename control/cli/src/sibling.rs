@@ -8,8 +8,25 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The data plane's tool.
-const PROGRAM: &str = "penstock-initiator";
+/// A program of the data plane, and the package that it is built from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    name: &'static str,
+    package: &'static str,
+}
+
+/// What talks to storage targets.
+pub const INITIATOR: Program = Program {
+    name: "penstock-initiator",
+    package: "penstock-client",
+};
+
+/// What handles the drives of this machine.
+pub const DEVICE: Program = Program {
+    name: "penstock-device",
+    package: "penstock-node",
+};
+
 /// What shells answer for a program that is not there.
 const EXIT_NOT_FOUND: u8 = 127;
 /// What shells answer for a program that is there and does not run.
@@ -25,16 +42,17 @@ pub struct Failure {
 }
 
 /// Replaces this process with the sibling program. Comes back only where that failed.
-pub fn run(command: &str, arguments: &[OsString]) -> Failure {
+pub fn run(program: Program, arguments: &[OsString]) -> Failure {
     let own = env::current_exe().ok();
     let beside = own.as_deref().and_then(Path::parent);
-    let Some(program) = find(PROGRAM, beside, env::var_os("PATH").as_deref()) else {
+    let Program { name, package } = program;
+    let Some(program) = find(name, beside, env::var_os("PATH").as_deref()) else {
         return Failure {
-            error: not_found(PROGRAM, "penstock-client", beside),
+            error: not_found(name, package, beside),
             exit_code: EXIT_NOT_FOUND,
         };
     };
-    let error = Command::new(&program).arg(command).args(arguments).exec();
+    let error = Command::new(&program).args(arguments).exec();
     let told = format!("cannot run {}: {error}", program.display());
     Failure {
         error: io::Error::new(error.kind(), told),
@@ -82,6 +100,8 @@ fn is_executable(path: &Path) -> bool {
 mod tests {
     use super::*;
     use std::fs;
+
+    const PROGRAM: &str = INITIATOR.name;
 
     fn place(dir: &Path, mode: u32) -> PathBuf {
         let path = dir.join(PROGRAM);

@@ -6,7 +6,8 @@ use super::Session;
 use super::host::Update;
 use super::shared::{EtagArgs, GuardArgs, WaitArgs};
 use super::verbs::{Describe, Get, List, Watch, full_or_empty, update};
-use crate::failure::Outcome;
+use crate::PassedOn;
+use crate::failure::{Failure, Outcome};
 use crate::name::Kind;
 use crate::object::Object;
 
@@ -29,6 +30,15 @@ pub enum Verb {
     Uncordon(Cordon),
     /// Print changes of devices as they happen
     Watch(Watch),
+    /// Take drives of this machine from the kernel, for the node's driver (run by penstock-device)
+    #[command(disable_help_flag = true)]
+    Bind(PassedOn),
+    /// Give drives of this machine back to the kernel (run by penstock-device)
+    #[command(disable_help_flag = true)]
+    Unbind(PassedOn),
+    /// Try out a drive of this machine bound to vfio-pci (run by penstock-device)
+    #[command(disable_help_flag = true)]
+    Check(PassedOn),
 }
 
 /// `device list`.
@@ -37,6 +47,9 @@ pub struct ListDevices {
     /// Only of this node
     #[arg(long)]
     node: Option<String>,
+    /// The NVMe drives of this machine instead, without asking control (run by penstock-device)
+    #[arg(long)]
+    local: bool,
     #[command(flatten)]
     list: List,
 }
@@ -58,6 +71,9 @@ impl Verb {
         match self {
             Verb::Get(args) => args.run(KIND, session).await,
             Verb::List(args) => {
+                if args.local {
+                    return Err(local());
+                }
                 let parent = full_or_empty(Kind::Node, args.node.as_ref())?;
                 args.list.run(KIND, &parent, session, |_| true).await
             }
@@ -66,8 +82,18 @@ impl Verb {
             Verb::Cordon(args) => args.run(KIND, true, session).await,
             Verb::Uncordon(args) => args.run(KIND, false, session).await,
             Verb::Watch(args) => args.run(KIND, session).await,
+            Verb::Bind(_) | Verb::Unbind(_) | Verb::Check(_) => Err(local()),
         }
     }
+}
+
+/// Reached only where flags of this program stand before the command: else it is handed on before
+/// anything is understood.
+fn local() -> Failure {
+    Failure::usage(
+        "commands for the drives of this machine ask no server: \
+         write them without flags in front, as in `penstock device bind 0000:3b:00.0`",
+    )
 }
 
 impl Cordon {
