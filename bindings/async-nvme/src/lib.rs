@@ -20,7 +20,7 @@ pub use cmb::{
 };
 pub use controller::{
     Controller, ControllerConfig, ControllerError, Format, Identity, Namespace, Notice, Pace,
-    Sleeping,
+    PmrLayout, Sleeping,
 };
 pub use dma::{DmaError, Keeper, Mapper, Region, Regions};
 pub use io::{Buffers, Done, Io, IoError, Verb};

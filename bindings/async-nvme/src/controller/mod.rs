@@ -8,6 +8,7 @@ mod admin;
 mod error;
 mod identity;
 mod pace;
+mod pmr;
 mod ready;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use admin::{AdminQueue, Data};
 pub use error::ControllerError;
 pub use identity::{Format, Identity, Namespace};
 pub use pace::{Pace, Sleeping};
+pub use pmr::PmrLayout;
 
 /// How a controller is used.
 #[derive(Clone, Debug)]
@@ -127,6 +129,7 @@ pub struct Controller {
     shadow: Option<ShadowPages>,
     controller_memory: Option<Arc<ControllerMemoryPool>>,
     cmb_address: Option<u64>,
+    pmr_address: Option<u64>,
     gone: bool,
 }
 
@@ -178,6 +181,7 @@ impl Controller {
             shadow: None,
             controller_memory: None,
             cmb_address: None,
+            pmr_address: None,
             gone: false,
         };
         match controller.bring_up() {
@@ -685,6 +689,7 @@ impl Controller {
         if let Some(address) = self.cmb_address {
             self.program_cmb(address)?;
         }
+        self.program_pmr_again()?;
         self.configure()?;
         let pairs = std::mem::take(&mut self.pairs);
         let made = pairs
