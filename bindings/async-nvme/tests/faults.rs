@@ -363,3 +363,75 @@ fn requests_end_whatever_goes_wrong() {
         bench.is_clean();
     }
 }
+
+#[test]
+fn everything_may_be_dropped_in_the_middle() {
+    for seed in 0..8 {
+        let mut bench = Bench::new(
+            SoftConfig {
+                seed,
+                jitter_ns: 2_000_000,
+                ..SoftConfig::default()
+            },
+            small(2, 16),
+        );
+        for page in 0..16usize {
+            let memory = Runs::new(&bench.memory, &[(page * 4096, 4096)]);
+            let io = bench.io(Verb::Read, page as u64 * 8, 8);
+            bench.submit(page % 2, io, memory, page);
+        }
+        // The first round has the queue pairs begin.
+        bench.round(100_000);
+        bench.round(100_000);
+        let soft = bench.soft.clone();
+        assert!(soft.running() > 0, "seed {seed}");
+        drop(bench);
+        // The drive was told to stop before its memory went.
+        assert_eq!(soft.mapped_regions(), 0);
+        for round in 0..10 {
+            soft.step(round * 1_000_000_000);
+        }
+        assert_eq!((soft.running(), soft.violations()), (0, Vec::new()));
+    }
+}
+
+#[test]
+fn a_drive_pulled_out_at_any_moment_ends_every_request() {
+    for seed in 0..40 {
+        let mut bench = Bench::new(
+            SoftConfig {
+                seed,
+                jitter_ns: 400_000,
+                reorder: true,
+                ..SoftConfig::default()
+            },
+            small(2, 8),
+        );
+        for page in 0..16usize {
+            let memory = Runs::new(&bench.memory, &[(page * 4096, 4096)]);
+            memory.fill(&page_bytes(page));
+            let io = bench.io(WRITE, page as u64 * 8, 8);
+            bench.submit(page % 2, io, memory, page);
+        }
+        let mut ended = Vec::new();
+        for _ in 0..seed % 8 {
+            ended.extend(bench.round(100_000));
+        }
+        if seed % 3 == 0 {
+            // In the middle of a reset.
+            bench.soft.fail();
+        }
+        bench.soft.remove();
+        ended.extend(bench.finish());
+        ended.sort_by_key(|done| done.tag);
+        assert_eq!(ended.len(), 16, "seed {seed}");
+        for done in &ended {
+            assert!(
+                matches!(done.result, Ok(_) | Err(IoError::Gone)),
+                "seed {seed}"
+            );
+        }
+        assert_eq!(bench.notices, [Notice::Gone], "seed {seed}");
+        bench.is_clean();
+    }
+}
