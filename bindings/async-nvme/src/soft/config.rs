@@ -128,6 +128,8 @@ pub struct SoftConfig {
     pub mdts: u8,
     /// SGLs taken.
     pub sgl: SoftSgl,
+    /// I/O command sets by identifier (CAP.CSS bit 6), which CC.CSS 110b enables.
+    pub command_sets: bool,
     /// Optional I/O commands: `ONCS_*` of which the model knows Compare, Dataset Management, Write
     /// Zeroes, Write Uncorrectable, Verify and Timestamp.
     pub oncs: u16,
@@ -182,6 +184,7 @@ impl Default for SoftConfig {
             cqr: true,
             mdts: 5,
             sgl: SoftSgl::Byte,
+            command_sets: true,
             oncs: id::ONCS_COMPARE
                 | id::ONCS_DATASET_MANAGEMENT
                 | id::ONCS_WRITE_ZEROES
@@ -223,13 +226,17 @@ impl SoftConfig {
         let entries = self.queue_entries_max.clamp(2, 65536) - 1;
         let new_cmb = self.cmb.as_ref().is_some_and(|cmb| !cmb.legacy);
         let media_ready = u8::from(self.version >= register::VERSION_2_0);
+        let css = match self.command_sets {
+            true => register::CSS_NVM | register::CSS_IO_COMMAND_SETS,
+            false => register::CSS_NVM,
+        };
         register::Cap::default()
             .with_mqes(u16::try_from(entries).unwrap_or(u16::MAX))
             .with_cqr(self.cqr)
             .with_to(self.timeout)
             .with_dstrd(self.dstrd)
             .with_nssrs(self.subsystem_reset)
-            .with_css(register::CSS_NVM)
+            .with_css(css)
             .with_mpsmin(self.mpsmin)
             .with_mpsmax(self.mpsmax.max(self.mpsmin))
             .with_pmrs(self.pmr_bytes.is_some())

@@ -181,7 +181,12 @@ impl Machine {
 
     fn make_admin_queues(&mut self) -> Result<(), String> {
         let (cc, cap) = (self.cc, self.cap);
-        if cc.css() != register::CC_CSS_NVM || cc.ams() != 0 || cc.crime() {
+        let css = match cc.css() {
+            register::CC_CSS_NVM => true,
+            register::CC_CSS_ALL => self.config.command_sets,
+            _ => false,
+        };
+        if !css || cc.ams() != 0 || cc.crime() {
             return Err(format!("enabled with CC {:#x}, which CAP denies", cc.0));
         }
         if cc.mps() < cap.mpsmin() || cc.mps() > cap.mpsmax() {

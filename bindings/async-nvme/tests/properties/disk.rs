@@ -73,10 +73,10 @@ pub fn asks() -> impl Strategy<Value = Vec<Ask>> {
 
 pub fn drives() -> impl Strategy<Value = (SoftConfig, ControllerConfig)> {
     let limits = (any::<u64>(), 9..=12u8, 0..4u8, 0..4u8, 0..3u8, 0..4u8);
-    let ways = (any::<[bool; 6]>(), 0..3u8, 2..40u16, 1..3u16);
+    let ways = (any::<[bool; 7]>(), 0..3u8, 2..40u16, 1..3u16);
     (limits, ways).prop_map(|(limits, ways)| {
         let (seed, lbads, mdts, dstrd, sgl, boundary) = limits;
-        let ([shadow, cmb, reorder, cache, rds, wds], jitter, entries, queues) = ways;
+        let ([shadow, cmb, reorder, cache, rds, wds, command_sets], jitter, entries, queues) = ways;
         let sgl = [SoftSgl::None, SoftSgl::Byte, SoftSgl::Dword][usize::from(sgl)];
         let soft = SoftConfig {
             seed,
@@ -88,6 +88,7 @@ pub fn drives() -> impl Strategy<Value = (SoftConfig, ControllerConfig)> {
             dstrd,
             sgl,
             wzsl: mdts,
+            command_sets,
             doorbell_buffer: shadow,
             cmb: cmb.then(|| SoftCmb {
                 rds,

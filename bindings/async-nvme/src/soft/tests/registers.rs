@@ -4,8 +4,8 @@ use penstock_nvme::command::async_event_request;
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::pcie::{self, Aqa, sq_doorbell};
 use penstock_nvme::register::{
-    CSS_NVM, NSSR_RESET, OFFSET_CAP, OFFSET_CC, OFFSET_CSTS, OFFSET_NSSR, OFFSET_VS, SHST_COMPLETE,
-    SHST_OCCURRING, VERSION_1_4, VERSION_2_1,
+    CC_CSS_ADMIN_ONLY, CC_CSS_ALL, CSS_NVM, Cc, NSSR_RESET, OFFSET_CAP, OFFSET_CC, OFFSET_CSTS,
+    OFFSET_NSSR, OFFSET_VS, SHST_COMPLETE, SHST_OCCURRING, VERSION_1_4, VERSION_2_1,
 };
 use penstock_nvme::{IoOpcode, Status};
 use penstock_units::QueueId;
@@ -22,6 +22,7 @@ fn capabilities_are_those_of_the_configuration() {
         mpsmin: 0,
         mpsmax: 3,
         version: VERSION_1_4,
+        command_sets: false,
         ..SoftConfig::default()
     });
     let cap = host.cap();
@@ -92,10 +93,31 @@ fn what_cannot_be_enabled_is_fatal() {
         assert!(host.csts().cfs() && !host.csts().rdy());
         assert!(!host.controller.violations().is_empty());
     }
-    let mut host = Host::ready(SoftConfig::default());
-    host.write_cc(host.configuration());
-    host.write_cc(host.configuration().with_en(true).with_mps(9));
-    assert!(host.csts().cfs());
+    let plain = SoftConfig {
+        command_sets: false,
+        ..SoftConfig::default()
+    };
+    for (config, change, fails) in [
+        (plain.clone(), Cc::default().with_mps(9), true),
+        (plain.clone(), Cc::default().with_css(CC_CSS_ALL), true),
+        (plain, Cc::default().with_ams(1), true),
+        (
+            SoftConfig::default(),
+            Cc::default().with_css(CC_CSS_ALL),
+            false,
+        ),
+        (
+            SoftConfig::default(),
+            Cc::default().with_css(CC_CSS_ADMIN_ONLY),
+            true,
+        ),
+    ] {
+        let mut host = Host::ready(config);
+        host.write_cc(host.configuration());
+        let enable = host.configuration().with_en(true);
+        host.write_cc(Cc(enable.0 | change.0));
+        assert_eq!(host.csts().cfs(), fails, "{change:?}");
+    }
 }
 
 #[test]
