@@ -243,6 +243,7 @@ fn orphans_are_shown_and_resolved_by_a_persons_word() {
         volume: "volumes/v1".into(),
         reason: "MissingInStore".into(),
         size_bytes: 1 << 30,
+        namespaces: vec!["subsystems/s/namespaces/m".into()],
         ..Orphan::default()
     };
     let status = NodeStatus {
@@ -273,6 +274,11 @@ fn orphans_are_shown_and_resolved_by_a_persons_word() {
     let (code, out, err) = run(&fake, "node resolve-orphan n1 u1 --adopt");
     assert_eq!(code, 0, "{err}");
     assert_eq!(out, "volumes/v1 (u1) is being adopted\n");
+    let told = "served on through subsystems/s/namespaces/m";
+    assert!(
+        err.contains(told) && err.contains("create them again"),
+        "{err}"
+    );
     assert_eq!(fake.state().changes[0].1, "nodes/n1 u1 1");
 }
 

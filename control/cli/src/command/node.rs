@@ -119,7 +119,8 @@ pub struct ResolveOrphan {
     node: String,
     /// Identity of the volume, as `node orphans` prints it
     volume_uid: String,
-    /// Put the volume into the store again
+    /// Put the volume into the store again; namespaces of it that the store does not know are served
+    /// on, and are to be created again
     #[arg(long, conflicts_with = "delete", required_unless_present = "delete")]
     adopt: bool,
     /// Delete the volume and its data for ever
@@ -301,6 +302,14 @@ impl ResolveOrphan {
             request_id,
         };
         let node = session.api.resolve_orphan(request).await?;
+        if self.adopt && !orphan.namespaces.is_empty() {
+            note(&format!(
+                "served on through {}: where `penstock node orphans {}` still names them then, create \
+                 them again",
+                orphan.namespaces.join(", "),
+                self.node
+            ));
+        }
         let done = if self.adopt {
             "is being adopted"
         } else {
