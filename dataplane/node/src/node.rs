@@ -181,6 +181,12 @@ impl Node {
         &self.listening
     }
 
+    /// How much is served for control: subsystems, namespaces, listeners. What the configuration file
+    /// has is not counted.
+    pub fn served_for_control(&self) -> (usize, usize, usize) {
+        self.managed.served()
+    }
+
     /// Where metrics are served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.serving.as_ref().map(Serving::address)

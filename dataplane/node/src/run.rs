@@ -40,7 +40,7 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
         log,
         notifier,
         node,
-        told: None,
+        told: String::new(),
     };
     daemon.warn_of_oddities();
     daemon.tell_ready();
@@ -63,8 +63,8 @@ struct Daemon {
     log: LogControl,
     notifier: Notifier,
     node: Node,
-    /// What the service manager was told of the agent.
-    told: Option<String>,
+    /// What the service manager was told.
+    told: String,
 }
 
 impl Daemon {
@@ -91,16 +91,17 @@ impl Daemon {
                 bail!("reactors {dead:?} ended by themselves; the log before this says why");
             }
             self.notifier.alive();
-            if self.node.agent.status() != self.told {
-                self.told = self.node.agent.status();
-                self.notifier.status(&self.status());
+            let status = self.status();
+            if status != self.told {
+                self.notifier.status(&status);
+                self.told = status;
             }
         }
     }
 
     fn tell_ready(&mut self) {
-        self.told = self.node.agent.status();
-        self.notifier.ready(&self.status());
+        self.told = self.status();
+        self.notifier.ready(&self.told);
     }
 
     fn reload(&mut self) {
@@ -144,14 +145,16 @@ impl Daemon {
     fn status(&self) -> String {
         let config = self.node.config();
         let namespaces: usize = config.subsystems.iter().map(|s| s.namespaces.len()).sum();
+        let of_control = self.node.served_for_control();
         let mut text = format!(
-            "serving {} subsystem(s), {namespaces} namespace(s) on {} listener(s)",
-            config.subsystems.len(),
-            self.node.listening().len()
+            "serving {} subsystem(s), {} namespace(s) on {} listener(s)",
+            config.subsystems.len() + of_control.0,
+            namespaces + of_control.1,
+            self.node.listening().len() + of_control.2
         );
-        if let Some(control) = &self.told {
+        if let Some(control) = self.node.agent.status() {
             text.push_str("; ");
-            text.push_str(control);
+            text.push_str(&control);
         }
         text
     }

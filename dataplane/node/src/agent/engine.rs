@@ -29,6 +29,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How often the machine is looked at.
 const INVENTORY_EVERY: Duration = Duration::from_secs(30);
+/// How often devices that could not be opened are tried again.
+const DEVICES_EVERY: Duration = Duration::from_secs(5);
 /// How soon control is told what it had no room for.
 const REPORT_AGAIN: Duration = Duration::from_millis(20);
 
@@ -67,6 +69,7 @@ pub(super) struct Timers {
     retry_pause: Duration,
     retry_at: Option<Instant>,
     inventory_at: Instant,
+    devices_at: Instant,
 }
 
 impl Default for Timers {
@@ -75,6 +78,7 @@ impl Default for Timers {
             retry_pause: RETRY_FIRST,
             retry_at: None,
             inventory_at: Instant::now() + INVENTORY_EVERY,
+            devices_at: Instant::now() + DEVICES_EVERY,
         }
     }
 }
@@ -303,7 +307,7 @@ impl Engine {
     }
 
     fn next_wake(&self) -> Instant {
-        let mut wake = self.timers.inventory_at;
+        let mut wake = self.timers.inventory_at.min(self.timers.devices_at);
         if let Some(retry) = self.timers.retry_at {
             wake = wake.min(retry);
         }
@@ -319,6 +323,14 @@ impl Engine {
             self.timers.retry_at = None;
             self.timers.retry_pause = (self.timers.retry_pause * 2).min(RETRY_MAX);
             self.state.retry();
+        }
+        if self.timers.devices_at <= now {
+            self.timers.devices_at = now + DEVICES_EVERY;
+            if self.door.run(crate::node::Node::reopen_devices).await? {
+                self.look_at_machine().await?;
+                // Volumes that are on it can be served now.
+                self.state.retry();
+            }
         }
         if self.timers.inventory_at <= now {
             self.timers.inventory_at = now + INVENTORY_EVERY;

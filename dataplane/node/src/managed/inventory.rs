@@ -15,6 +15,12 @@ impl Node {
     pub fn devices_inventory(&self) -> Vec<DeviceInventory> {
         self.managed.devices.values().map(describe).collect()
     }
+
+    /// Tries again to open each `[[device]]` that could not be opened: its drive may have come since.
+    /// Whether any can be used now that could not before; volumes on it can be opened then. May block.
+    pub fn reopen_devices(&mut self) -> bool {
+        self.managed.reopen(&self.config)
+    }
 }
 
 fn describe(device: &ManagedDevice) -> DeviceInventory {

@@ -98,18 +98,17 @@ impl Managed {
     /// the inventory; it does not keep the others from serving.
     pub(crate) fn open(config: &Config) -> Managed {
         let open = |settings: &DeviceSettings| {
-            let opened = Device::open_backend(
-                settings.name.clone(),
-                &settings.backend,
-                settings.block_size,
-                Surroundings::of(config),
-            );
-            if let Err(error) = &opened {
-                tracing::error!(device = settings.name, %error, "the device cannot be used");
+            let opened = open_device(settings, config);
+            if let Err(problem) = &opened {
+                tracing::error!(
+                    device = settings.name,
+                    problem,
+                    "the device cannot be used; it is tried again from time to time"
+                );
             }
             let device = ManagedDevice {
                 settings: settings.clone(),
-                opened: opened.map_err(|error| error.to_string()),
+                opened,
             };
             (settings.name.clone(), device)
         };
@@ -117,6 +116,35 @@ impl Managed {
             devices: config.devices.iter().map(open).collect(),
             ..Managed::default()
         }
+    }
+
+    /// Tries again to open the devices that could not be opened. Whether any can be used now.
+    pub(crate) fn reopen(&mut self, config: &Config) -> bool {
+        let mut found = false;
+        for (name, device) in &mut self.devices {
+            let Err(before) = &device.opened else {
+                continue;
+            };
+            let opened = open_device(&device.settings, config);
+            match &opened {
+                Ok(_) => {
+                    tracing::info!(device = name, "the device is there and can be used");
+                    found = true;
+                }
+                Err(problem) if problem == before => {}
+                Err(problem) => {
+                    tracing::error!(device = name, problem, "the device cannot be used");
+                }
+            }
+            device.opened = opened;
+        }
+        found
+    }
+
+    /// How much is served for control: subsystems, namespaces, listeners.
+    pub(crate) fn served(&self) -> (usize, usize, usize) {
+        let (namespaces, listeners) = (self.namespaces.len(), self.listeners.len());
+        (self.subsystems.len(), namespaces, listeners)
     }
 
     /// Whether control has a subsystem of this name here.
@@ -131,4 +159,14 @@ impl Managed {
             known.bound == address || (known.configured == address && address.port() != 0)
         })
     }
+}
+
+fn open_device(settings: &DeviceSettings, config: &Config) -> Result<Device, String> {
+    Device::open_backend(
+        settings.name.clone(),
+        &settings.backend,
+        settings.block_size,
+        Surroundings::of(config),
+    )
+    .map_err(|error| error.to_string())
 }

@@ -96,6 +96,34 @@ fn a_volume_lives_from_creation_to_deletion() {
     );
 }
 
+#[test]
+fn the_service_manager_is_told_of_what_control_has_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    let patience = Some(Duration::from_secs(20));
+    manager.set_read_timeout(patience).expect("a limit");
+    let control = Control::start(local());
+    let config = wanted::config(folder.path(), control.address);
+    let mut command = crate::daemon::command(folder.path(), &config);
+    command.env("NOTIFY_SOCKET", &socket);
+    let _node = Daemon::start_with(command, folder.path());
+    let hear = |wanted: &str| {
+        let mut buffer = [0; 512];
+        loop {
+            let length = manager.recv(&mut buffer).expect("a notification");
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text.contains(wanted) {
+                return;
+            }
+        }
+    };
+    hear("STATUS=serving 0 subsystem(s), 0 namespace(s) on 1 listener(s)");
+    let mut session = control.welcome(one_served(3));
+    wait_until_served(&mut session);
+    hear("STATUS=serving 1 subsystem(s), 1 namespace(s) on 1 listener(s)");
+}
+
 /// Takes namespace, subsystem and volume away, as control does: in turn.
 fn delete_all(session: &mut crate::control::Session) {
     let mut namespace = wanted::namespace(1);

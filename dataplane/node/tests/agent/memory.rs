@@ -90,6 +90,14 @@ fn one_device_missing_does_not_keep_the_others_from_serving() {
     let failed = volume_state(&mut session, 2, VolumeState::Failed);
     assert_eq!(failed.reason, "DeviceMissing");
     assert!(failed.message.contains("d1"), "{}", failed.message);
+    // The node finds the device by itself once it is there.
+    std::fs::write(folder.path().join("d1.img"), vec![0; 16 << 20]).expect("written");
+    volume_state(&mut session, 2, VolumeState::Ready);
+    let told = session.heard.iter().rev().find_map(|r| r.inventory.clone());
+    let devices = told.expect("control is told of the devices").devices;
+    let problems: Vec<&str> = devices.iter().map(|d| d.problem.as_str()).collect();
+    assert_eq!(problems, ["", ""]);
+    node.wait_for_log("the device is there");
 }
 
 #[test]

@@ -309,5 +309,36 @@ fn the_inventory_tells_of_every_device_and_a_missing_one_keeps_nothing_from_serv
     assert_eq!(refused.expect_err("no device").reason, "DeviceMissing");
     node.open_volume(&volume("v2", 1, 1, &[extent(0, 0, 1)]))
         .expect("open");
+    assert!(!node.reopen_devices(), "it has not come");
+    rig.node.stop();
+}
+
+#[test]
+fn a_device_that_comes_later_is_used_without_a_restart() {
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let folder = elsewhere.path().join("not-mounted-yet");
+    let more = format!(
+        "[[device]]\nname = \"late\"\nbackend = \"file\"\npath = \"{}/late.img\"\n\
+         size_bytes = 16777216\n",
+        folder.display()
+    );
+    let mut rig = Rig::with(1, 16, &more);
+    let node = &mut rig.node;
+    let on_late = Extent {
+        device: "nodes/n1/devices/late".to_owned(),
+        ..extent(0, 0, 1)
+    };
+    let wanted = volume("v1", 1, 1, &[on_late]);
+    let refused = node.open_volume(&wanted).expect_err("no device");
+    assert_eq!(refused.reason, "DeviceMissing");
+    assert!(!node.reopen_devices());
+    assert!(!node.devices_inventory()[1].problem.is_empty());
+    std::fs::create_dir(&folder).expect("the folder comes");
+    assert!(node.reopen_devices());
+    let late = &node.devices_inventory()[1];
+    assert_eq!((late.problem.as_str(), late.size_bytes), ("", 16 * MIB));
+    node.open_volume(&wanted).expect("open");
+    assert!(!node.reopen_devices(), "nothing more to find");
+    assert_eq!(node.served_for_control(), (0, 0, 0));
     rig.node.stop();
 }
