@@ -70,7 +70,7 @@ impl Control {
             stop: stop.clone(),
         });
         Control {
-            services: Services::new(&env),
+            services: Services::new(&env, Some(mirror.clone())),
             env,
             mirror,
             agents,

@@ -127,7 +127,7 @@ impl Keys {
         format!("{}guard/allocation", self.prefix)
     }
 
-    /// Put and compared by whoever creates a resource of a kind close to its quota.
+    /// Compared by whoever creates a resource of a kind, and put by who does so close to its quota.
     pub fn guard_quota(&self, kind: Kind) -> String {
         format!("{}guard/quota/{kind}", self.prefix)
     }
@@ -199,6 +199,10 @@ impl Keys {
             }
             "elect" => Key::Elect(rest),
             "claim" => Key::Claim(rest),
+            "guard" => match rest.strip_prefix("quota/").map(str::parse) {
+                Some(Ok(kind)) => Key::QuotaGuard(kind),
+                _ => Key::Other,
+            },
             _ => Key::Other,
         })
     }
@@ -221,7 +225,9 @@ pub enum Key<'k> {
     Elect(&'k str),
     /// `nqn/..`, `hostnqn/..`, `nsid/../..` or `volume/..`.
     Claim(&'k str),
-    /// Requests, guards, the schema.
+    /// The guard of a kind's quota.
+    QuotaGuard(Kind),
+    /// Requests, other guards, the schema.
     Other,
 }
 
@@ -264,6 +270,15 @@ mod tests {
             Some(Key::Claim("nsid/s/3"))
         );
         assert_eq!(keys.parse(&keys.schema()), Some(Key::Other));
+        assert_eq!(
+            keys.parse(&keys.guard_quota(Kind::Volume)),
+            Some(Key::QuotaGuard(Kind::Volume))
+        );
+        assert_eq!(keys.parse(&keys.guard_allocation()), Some(Key::Other));
+        assert_eq!(
+            keys.parse(&keys.left("n1", "u")),
+            Some(Key::Left("n1", "u"))
+        );
         assert_eq!(keys.parse("/penstock/v1/other/op/x"), None);
         assert_eq!(keys.parse("/penstock/v1/c/spec/nonsense/x"), None);
     }

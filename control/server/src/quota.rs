@@ -1,28 +1,37 @@
 //! How much there may be of things.
 //!
-//! Counting everything with each creation would make the thousandth slower than the first. So a
-//! count is remembered for a while, and trusted as long as there is plenty of room. Close to the
-//! limit everything is counted each time, and a guard in the store lets creations of the same kind
-//! happen one after the other, so that the limit is exact.
+//! Counting everything in the store with each creation would make the thousandth slower than the
+//! first, and creating one after the other would make all slow. So what there is is taken from the
+//! state in memory, and each kind has a guard in the store. Every creation compares the guard with
+//! what it was when things were counted. As long as there is plenty of room nobody sets it, and
+//! creations do not get into each other's way. Close to the limit each creation sets it: they happen
+//! one after the other, and none by a count from before.
+//!
+//! That is exact unless a fifth of a limit is on its way at once: what is created in the moment in
+//! which the guard is first set was let in by counts that missed at most [`LAG`] revisions and each
+//! other. Limits below [`SMALL`] are always counted exactly, and so are volumes of more than a
+//! [`SMALL`]th of the bytes that all may have: `SMALL / 5 - LAG` = 300 creations, at least, have to be
+//! on their way at once over all servers before a limit can be exceeded, and then by what goes beyond
+//! these.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_api::names::Kind;
 use penstock_api::v1::Volume;
-use penstock_store::Range;
-use tokio::time::Instant;
+use penstock_store::{Range, Revision};
 use tonic::Code;
 
 use crate::config::Quotas;
 use crate::fault::{Fault, Result};
+use crate::mirror::Mirror;
 use crate::repo::{Change, Repo, decode};
 
-/// How long a count is remembered.
-const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// Limits below this are always checked exactly.
-const SMALL: u64 = 1_000;
+const SMALL: u64 = 2_000;
+/// So many revisions may have happened that a count from memory does not show.
+const LAG: Revision = 100;
+/// How long the state in memory is waited for before everything is counted in the store.
+const MEMORY_WAIT: Duration = Duration::from_millis(200);
 /// Entries read at once while counting.
 const PAGE: usize = 2_000;
 
@@ -33,20 +42,24 @@ struct Amount {
     bytes: u64,
 }
 
+impl Amount {
+    fn of((count, bytes): (usize, u64)) -> Amount {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        Amount { count, bytes }
+    }
+}
+
 /// Checks limits before something is created.
-#[derive(Debug)]
 pub struct Quota {
     limits: Quotas,
-    known: Mutex<BTreeMap<Kind, (Instant, Amount)>>,
+    /// The state in memory, where there is one.
+    mirror: Option<Mirror>,
 }
 
 impl Quota {
-    /// With these limits.
-    pub fn new(limits: Quotas) -> Quota {
-        Quota {
-            limits,
-            known: Mutex::new(BTreeMap::new()),
-        }
+    /// With these limits. Without a mirror everything is counted in the store.
+    pub fn new(limits: Quotas, mirror: Option<Mirror>) -> Quota {
+        Quota { limits, mirror }
     }
 
     /// Checks the size of one volume.
@@ -85,18 +98,23 @@ impl Quota {
         } else {
             u64::MAX
         };
-        if let Some(amount) = self.remembered(kind)
-            && count_max >= SMALL
-            && plenty(amount.count, count_max)
-            && plenty(amount.bytes.saturating_add(more.bytes), bytes_max)
+        let plenty = |amount: Amount| {
+            let (count_free, bytes_free) = (count_max / 5, bytes_max / 5);
+            count_max >= SMALL
+                && more.bytes <= bytes_max / SMALL
+                && amount.count <= count_max - count_free
+                && amount.bytes <= bytes_max - bytes_free
+        };
+        let guard = repo.keys().guard_quota(kind);
+        if let Some((amount, revision)) = self.remembered(repo, kind)
+            && plenty(amount)
         {
-            self.remember(kind, more);
+            change.unchanged(guard, revision);
             return Ok(());
         }
-        let guard = repo.keys().guard_quota(kind);
-        let seen = repo.entry(&guard, None).await?;
-        let amount = count(repo, kind).await?;
-        self.set(kind, amount);
+        // First the guard, then what it guards.
+        let (seen, now) = repo.store().get(&guard).await?;
+        let amount = self.amount(repo, kind, now).await?;
         let after = Amount {
             count: amount.count.saturating_add(more.count),
             bytes: amount.bytes.saturating_add(more.bytes),
@@ -122,9 +140,8 @@ impl Quota {
                 ),
             ));
         }
-        self.remember(kind, more);
-        if count_max < SMALL || !plenty(after.count, count_max) || !plenty(after.bytes, bytes_max) {
-            change.unchanged(guard.clone(), seen.map_or(0, |entry| entry.mod_revision));
+        change.unchanged(guard.clone(), seen.map_or(0, |entry| entry.mod_revision));
+        if !plenty(amount) {
             change.put(guard, Vec::new(), None);
         }
         Ok(())
@@ -142,23 +159,28 @@ impl Quota {
         })
     }
 
-    fn remembered(&self, kind: Kind) -> Option<Amount> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, amount) = known.get(&kind)?;
-        (at.elapsed() < REMEMBERED_FOR).then_some(*amount)
-    }
-
-    fn set(&self, kind: Kind, amount: Amount) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(kind, (Instant::now(), amount));
-    }
-
-    fn remember(&self, kind: Kind, more: Amounts) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, amount)) = known.get_mut(&kind) {
-            amount.count = amount.count.saturating_add(more.count);
-            amount.bytes = amount.bytes.saturating_add(more.bytes);
+    /// How much there is by the state in memory, where that is recent, and the revision that the
+    /// guard has in it.
+    fn remembered(&self, repo: &Repo, kind: Kind) -> Option<(Amount, Revision)> {
+        let mirror = self.mirror.as_ref()?;
+        if !mirror.progress().get().synced {
+            return None;
         }
+        mirror.with(|view| {
+            let recent = view.revision >= repo.read_at() - LAG;
+            recent.then(|| (Amount::of(view.amount(kind)), view.quota_guard(kind)))
+        })
+    }
+
+    /// How much there is at a revision or later.
+    async fn amount(&self, repo: &Repo, kind: Kind, at: Revision) -> Result<Amount> {
+        if let Some(mirror) = &self.mirror {
+            let there = tokio::time::timeout(MEMORY_WAIT, mirror.reached(at)).await;
+            if there == Ok(true) {
+                return Ok(mirror.with(|view| Amount::of(view.amount(kind))));
+            }
+        }
+        count(repo, kind).await
     }
 }
 
@@ -174,11 +196,6 @@ pub struct Amounts {
 impl Amounts {
     /// One more resource.
     pub const ONE: Amounts = Amounts { count: 1, bytes: 0 };
-}
-
-/// A fifth of the limit is free: more than all servers create while a count is remembered.
-fn plenty(amount: u64, limit: u64) -> bool {
-    amount <= limit - limit / 5
 }
 
 async fn count(repo: &Repo, kind: Kind) -> Result<Amount> {

@@ -2,6 +2,7 @@
 //! transactions that change them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use penstock_api::names::{Kind, ResourceName};
 use penstock_api::resource::Resource;
@@ -46,6 +47,8 @@ pub struct Resources<R> {
 pub struct Repo {
     store: Arc<dyn Store>,
     keys: Keys,
+    /// The store's revision when a resource was read last.
+    read_at: Arc<AtomicI64>,
 }
 
 impl Repo {
@@ -54,7 +57,13 @@ impl Repo {
         Repo {
             store: Arc::clone(&env.store),
             keys: Keys::new(env.settings.prefix()),
+            read_at: Arc::default(),
         }
+    }
+
+    /// The store's revision when a resource was read last by [`Repo::get`]; 0 before the first.
+    pub fn read_at(&self) -> Revision {
+        self.read_at.load(Ordering::Relaxed)
     }
 
     /// The store below.
@@ -92,6 +101,7 @@ impl Repo {
     /// The store's; `STORE_DAMAGED` where a value cannot be read.
     pub async fn get<R: Resource>(&self, ids: &str) -> Result<Option<Stored<R>>> {
         let (spec, revision) = self.store.get(&self.keys.spec(R::KIND, ids)).await?;
+        self.read_at.store(revision, Ordering::Relaxed);
         let Some(spec) = spec else {
             return Ok(None);
         };

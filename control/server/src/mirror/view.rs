@@ -99,6 +99,10 @@ pub struct View {
     left: BTreeMap<String, BTreeMap<String, v1::Desired>>,
     /// Holders of roles.
     pub elections: BTreeMap<String, Claimed>,
+    /// Revisions of the guards of quotas.
+    quota_guards: BTreeMap<Kind, Revision>,
+    /// Size of all volumes together, in bytes.
+    volume_bytes: u64,
     by_uid: BTreeMap<String, BTreeSet<(Kind, String)>>,
     volumes_of_node: BTreeMap<String, BTreeSet<String>>,
     namespaces_of_volume: BTreeMap<String, BTreeSet<String>>,
@@ -144,6 +148,14 @@ impl View {
         let held = self.volumes.get(volume)?;
         let layout = held.resource.status.as_ref()?.layout.as_ref()?;
         Some(key_of(Kind::Node, &layout.node)).filter(|node| !node.is_empty())
+    }
+
+    fn size_of_volume(&self, volume: &str) -> u64 {
+        let spec = self
+            .volumes
+            .get(volume)
+            .and_then(|held| held.resource.spec.as_ref());
+        spec.map_or(0, |spec| u64::try_from(spec.size_bytes).unwrap_or(0))
     }
 
     /// The node that serves a namespace: the one its volume lies on.
@@ -254,6 +266,20 @@ impl View {
         }
     }
 
+    /// How much there is of a kind, and size in bytes of all its resources together (volumes only).
+    pub fn amount(&self, kind: Kind) -> (usize, u64) {
+        let bytes = match kind {
+            Kind::Volume => self.volume_bytes,
+            _ => 0,
+        };
+        (self.count(kind), bytes)
+    }
+
+    /// Revision of the guard of a kind's quota; 0 where there is none.
+    pub fn quota_guard(&self, kind: Kind) -> Revision {
+        self.quota_guards.get(&kind).copied().unwrap_or(0)
+    }
+
     /// Takes in a key that was set.
     pub fn put(&mut self, key: Key<'_>, entry: &Entry, changes: &mut Changes) {
         match key {
@@ -290,6 +316,9 @@ impl View {
                 self.elections.insert(role.to_owned(), claimed(entry));
                 self.concerned(&Item::Election(role.to_owned()), changes);
             }
+            Key::QuotaGuard(kind) => {
+                self.quota_guards.insert(kind, entry.mod_revision);
+            }
             Key::Claim(_) | Key::Other => {}
         }
     }
@@ -318,6 +347,9 @@ impl View {
             Key::Elect(role) => {
                 self.elections.remove(role);
                 self.concerned(&Item::Election(role.to_owned()), changes);
+            }
+            Key::QuotaGuard(kind) => {
+                self.quota_guards.remove(&kind);
             }
             Key::Claim(_) | Key::Other => {}
         }
@@ -486,6 +518,12 @@ impl View {
         }
         match kind {
             Kind::Volume => {
+                let size = self.size_of_volume(key);
+                self.volume_bytes = if add {
+                    self.volume_bytes.saturating_add(size)
+                } else {
+                    self.volume_bytes.saturating_sub(size)
+                };
                 let Some(node) = self.node_of_volume(key) else {
                     return;
                 };

@@ -18,6 +18,7 @@ use crate::audit::{self, Trail};
 use crate::env::Env;
 use crate::fault::{Fault, Result};
 use crate::identity::{Caller, METHODS, Method};
+use crate::mirror::Mirror;
 use crate::ops;
 use crate::quota::Quota;
 use crate::repo::{Change, Repo, decode, etag};
@@ -192,14 +193,14 @@ struct RequestRecord {
 }
 
 impl Core {
-    /// What services need of this environment.
-    pub fn new(env: &Env) -> Core {
+    /// What services need of this environment. Reads of the API do not use the mirror.
+    pub fn new(env: &Env, mirror: Option<Mirror>) -> Core {
         let retention = &env.settings.retention;
         Core {
             env: env.clone(),
             repo: Repo::new(env),
             leases: SharedLease::new(retention.operations.max(retention.requests)),
-            quota: Quota::new(env.settings.quotas.clone()),
+            quota: Quota::new(env.settings.quotas.clone(), mirror),
         }
     }
 

@@ -19,6 +19,7 @@ mod write;
 use std::sync::Arc;
 
 use crate::env::Env;
+use crate::mirror::Mirror;
 use crate::watch::Watches;
 
 pub use self::core::Core;
@@ -58,9 +59,9 @@ pub struct Services {
 }
 
 impl Services {
-    /// The services in this environment.
-    pub fn new(env: &Env) -> Services {
-        let core = Arc::new(Core::new(env));
+    /// The services in this environment; `mirror` saves counting in the store.
+    pub fn new(env: &Env, mirror: Option<Mirror>) -> Services {
+        let core = Arc::new(Core::new(env, mirror));
         Services {
             nodes: Nodes(Arc::clone(&core)),
             devices: Devices(Arc::clone(&core)),

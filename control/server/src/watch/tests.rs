@@ -30,7 +30,7 @@ impl Lab {
         Lab {
             sim: sim.clone(),
             repo: Repo::new(&env),
-            services: Services::new(&env),
+            services: Services::new(&env, None),
         }
     }
 

@@ -11,5 +11,6 @@ mod agents;
 mod force;
 mod leaders;
 mod lives;
+mod quota;
 mod scale;
 mod world;

@@ -57,7 +57,7 @@ impl Lab {
         let env = Env::seeded(sim.client(&format!("server {seed}")), settings, seed);
         Lab {
             sim: sim.clone(),
-            services: Services::new(&env),
+            services: Services::new(&env, None),
             repo: Repo::new(&env),
             env,
         }
