@@ -27,13 +27,23 @@ pub fn volume(volume: &Volume) -> Option<DesiredVolume> {
     let status = volume.status.as_ref()?;
     let layout = status.layout.clone()?;
     let spec = volume.spec.clone().unwrap_or_default();
+    let wanted = u64::try_from(spec.size_bytes).unwrap_or(0);
+    let size_bytes = placed_size(&layout, wanted);
+    // Only growth makes generations. One that has no space yet is not what the node has carried out
+    // when it has carried out this.
+    let carried = status.observed_generation.max(1);
+    let generation = if size_bytes < wanted {
+        volume.generation.min(carried)
+    } else {
+        volume.generation
+    };
     Some(DesiredVolume {
         uid: volume.uid.clone(),
         name: volume.name.clone(),
-        size_bytes: placed_size(&layout, u64::try_from(spec.size_bytes).unwrap_or(0)),
+        size_bytes,
         block_size_bytes: block_size_bytes(spec.block_size()),
         layout: Some(layout),
-        generation: volume.generation,
+        generation,
         deleted: volume.delete_time.is_some(),
         spec: Some(spec),
         labels: volume.labels.clone(),

@@ -8,9 +8,10 @@ use penstock_api::v1::node_service_server::NodeService;
 use penstock_api::v1::volume_service_server::VolumeService;
 use penstock_api::v1::{
     CreateListenerRequest, CreateNodeRequest, DeleteListenerRequest, DeleteNamespaceRequest,
-    Listener, ListenerSpec, Node, UpdateVolumeRequest, Volume, VolumeSpec, VolumeState,
+    Listener, ListenerSpec, Node, Operation, UpdateVolumeRequest, Volume, VolumeSpec, VolumeState,
     VolumeStatus,
 };
+use penstock_control::control::Control;
 use prost::Message;
 use tonic::{Code, Request};
 
@@ -109,6 +110,53 @@ async fn a_volume_waits_for_space_and_gets_it() {
     assert_eq!(wait(&control, &second).await.error, None);
 }
 
+/// Asks for another size of `v1`.
+async fn grow(control: &Control, mib: i64) -> Operation {
+    let request = UpdateVolumeRequest {
+        volume: Some(Volume {
+            name: "volumes/v1".to_owned(),
+            spec: Some(VolumeSpec { ..volume_spec(mib) }),
+            ..Volume::default()
+        }),
+        update_mask: Some(penstock_api::well_known::FieldMask {
+            paths: vec!["spec.size_bytes".to_owned()],
+        }),
+        ..UpdateVolumeRequest::default()
+    };
+    let volumes = &control.services.volumes;
+    let grown = volumes.update_volume(Request::new(request)).await;
+    grown.unwrap().into_inner()
+}
+
+#[tokio::test(start_paused = true)]
+async fn growth_is_done_when_there_was_space_for_it() {
+    let world = World::new();
+    let control = world.server("a").await;
+    let agent = Agent::new("n1", GIB);
+    agent.connect(&control);
+    until("online", || online(&control, "n1")).await;
+    wait(&control, &create_volume(&control, "v1", 64).await).await;
+    wait(&control, &create_volume(&control, "other", 800).await).await;
+    let operations = [grow(&control, 512).await, grow(&control, 640).await];
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for operation in &operations {
+        let unfinished = control.mirror.with(|view| {
+            let mut all = view.unfinished_of("volumes/v1");
+            all.any(|(waiting, _)| waiting.name == operation.name)
+        });
+        assert!(unfinished, "{operation:?}");
+    }
+    wait(&control, &delete_volume(&control, "other").await).await;
+    for operation in &operations {
+        assert_eq!(wait(&control, operation).await.error, None);
+    }
+    let status = get_volume(&control, "v1").await.unwrap().status.unwrap();
+    assert_eq!(
+        (status.size_bytes, status.observed_generation),
+        (640 << 20, 3)
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_volume_grows() {
     let world = World::new();
@@ -117,22 +165,7 @@ async fn a_volume_grows() {
     agent.connect(&control);
     until("online", || online(&control, "n1")).await;
     wait(&control, &create_volume(&control, "v1", 64).await).await;
-    let request = UpdateVolumeRequest {
-        volume: Some(Volume {
-            name: "volumes/v1".to_owned(),
-            spec: Some(VolumeSpec { ..volume_spec(128) }),
-            ..Volume::default()
-        }),
-        update_mask: Some(penstock_api::well_known::FieldMask {
-            paths: vec!["spec.size_bytes".to_owned()],
-        }),
-        ..UpdateVolumeRequest::default()
-    };
-    let grown = control
-        .services
-        .volumes
-        .update_volume(Request::new(request));
-    let done = wait(&control, &grown.await.unwrap().into_inner()).await;
+    let done = wait(&control, &grow(&control, 128).await).await;
     assert_eq!(done.error, None);
     let status = get_volume(&control, "v1").await.unwrap().status.unwrap();
     assert_eq!(status.size_bytes, 128 << 20);
