@@ -16,7 +16,8 @@ impl Node {
         self.managed.devices.values().map(describe).collect()
     }
 
-    /// Tries again to open each `[[device]]` that could not be opened: its drive may have come since.
+    /// Tries again to open each `[[device]]` on a file or block device that could not be opened: it may
+    /// have come since.
     /// Whether any can be used now that could not before; volumes on it can be opened then. May block.
     pub fn reopen_devices(&mut self) -> bool {
         self.managed.reopen(&self.config)

@@ -24,7 +24,7 @@ use std::sync::Weak;
 use penstock_subsystem::Namespace;
 use penstock_units::Nsid;
 
-use crate::config::{Config, DeviceSettings};
+use crate::config::{BackendSettings, Config, DeviceSettings};
 use crate::device::{Device, Surroundings};
 
 use clear::Clearing;
@@ -103,7 +103,7 @@ impl Managed {
                 tracing::error!(
                     device = settings.name,
                     problem,
-                    "the device cannot be used; it is tried again from time to time"
+                    "the device cannot be used; a file or block device is tried again from time to time"
                 );
             }
             let device = ManagedDevice {
@@ -118,13 +118,18 @@ impl Managed {
         }
     }
 
-    /// Tries again to open the devices that could not be opened. Whether any can be used now.
+    /// Tries again to open the files and block devices that could not be opened. Whether any can be
+    /// used now. Drives that the node drives itself are not tried: a broken one may hold this thread
+    /// up for a minute each time.
     pub(crate) fn reopen(&mut self, config: &Config) -> bool {
         let mut found = false;
         for (name, device) in &mut self.devices {
             let Err(before) = &device.opened else {
                 continue;
             };
+            if matches!(device.settings.backend, BackendSettings::Nvme { .. }) {
+                continue;
+            }
             let opened = open_device(&device.settings, config);
             match &opened {
                 Ok(_) => {
