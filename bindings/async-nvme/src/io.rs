@@ -1,8 +1,9 @@
 //! What is asked of a drive, and how it ends.
 
 use penstock_buffer::Payload;
-use penstock_nvme::command::{BlockRange, DSM_DEALLOCATE, DatasetManagement, flush};
-use penstock_nvme::{IoOpcode, Sqe, Status};
+use penstock_nvme::command::DSM_DEALLOCATE;
+use penstock_nvme::pcie::{DWORD12_DEALLOCATE, DWORD12_FUA, SqeWords};
+use penstock_nvme::{IoOpcode, Status};
 use penstock_units::{Lba, Nsid};
 
 use crate::cmb::ControllerMemory;
@@ -97,33 +98,30 @@ pub struct Io {
 }
 
 impl Io {
-    /// The command for one piece of the range; `None` where the counts do not fit, which is a
-    /// mistake of the caller. The data pointer is still to be set.
+    /// The command for one piece of the range: `blocks` is 1 to 65536 where the command counts them.
+    /// The data pointer is still to be set.
     #[inline]
-    pub(crate) fn command(&self, slba: Lba, blocks: u32) -> Option<Sqe> {
-        let mut range = BlockRange::new(slba, blocks);
-        let opcode = match self.verb {
-            Verb::Read => IoOpcode::Read,
-            Verb::Write { fua } => {
-                range.fua = fua;
-                IoOpcode::Write
-            }
-            Verb::Compare => IoOpcode::Compare,
+    pub(crate) fn command(&self, slba: Lba, blocks: u32) -> SqeWords {
+        // 0's based.
+        let nlb = blocks.wrapping_sub(1) & 0xffff;
+        let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+        let (opcode, dwords_10_11, dword12) = match self.verb {
+            Verb::Read => (IoOpcode::Read, slba.0, nlb),
+            Verb::Write { fua } => (IoOpcode::Write, slba.0, nlb | flag(fua, DWORD12_FUA)),
+            Verb::Compare => (IoOpcode::Compare, slba.0, nlb),
             Verb::WriteZeroes { fua, deallocate } => {
-                range.fua = fua;
-                range.deallocate = deallocate;
-                IoOpcode::WriteZeroes
+                let flags = flag(fua, DWORD12_FUA) | flag(deallocate, DWORD12_DEALLOCATE);
+                (IoOpcode::WriteZeroes, slba.0, nlb | flags)
             }
-            Verb::Deallocate => {
-                return DatasetManagement {
-                    ranges: 1,
-                    attributes: DSM_DEALLOCATE,
-                }
-                .encode(self.nsid);
-            }
-            Verb::Flush => return Some(flush(self.nsid).with_prps(0, 0)),
+            // One range, and dword 11 says to deallocate it.
+            Verb::Deallocate => (
+                IoOpcode::DatasetManagement,
+                u64::from(DSM_DEALLOCATE) << 32,
+                0,
+            ),
+            Verb::Flush => (IoOpcode::Flush, 0, 0),
         };
-        range.encode(opcode, self.nsid)
+        SqeWords::new(opcode, self.nsid, dwords_10_11, dword12)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What only memory-based (PCIe) controllers have: queues in memory, doorbells, controller memory
 //! (Base 2.1, 3.1.4 and 5.1.2 to 5.1.6; PCIe 1.1, 3.1).
 
-use penstock_units::QueueId;
+use penstock_units::{Nsid, QueueId};
 
-use crate::opcode::AdminOpcode;
+use crate::opcode::{AdminOpcode, IoOpcode};
 use crate::sqe::Sqe;
 use crate::wire::Le32;
 
@@ -248,9 +248,99 @@ pub fn format_nvm(nsid: u32, format: u8, erase: u8) -> Sqe {
     sqe
 }
 
+/// A submission queue entry as eight words, each in the machine's order until written out: built in
+/// registers where an entry of bytes would be put together in memory (Base 2.1, 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SqeWords([u64; 8]);
+
+/// Dword 12 of Read and Write: force unit access (NVM 1.1, 3.3.6).
+pub const DWORD12_FUA: u32 = 1 << 30;
+/// Dword 12 of Write Zeroes: the blocks may be deallocated (NVM 1.1, 3.3.8).
+pub const DWORD12_DEALLOCATE: u32 = 1 << 25;
+
+impl SqeWords {
+    /// A command with dwords 10 to 12, all else zero: no data, PRP.
+    #[inline]
+    pub fn new(opcode: IoOpcode, nsid: Nsid, dwords_10_11: u64, dword12: u32) -> SqeWords {
+        let mut words = [0; 8];
+        words[0] = u64::from(u8::from(opcode)) | u64::from(nsid.get()) << 32;
+        words[5] = dwords_10_11;
+        words[6] = u64::from(dword12);
+        SqeWords(words)
+    }
+
+    /// Sets the command identifier, which must not have been set before.
+    #[inline]
+    #[must_use]
+    pub fn with_cid(mut self, cid: u16) -> SqeWords {
+        self.0[0] |= u64::from(cid) << 16;
+        self
+    }
+
+    /// Sets the data pointer to two PRP entries.
+    #[inline]
+    #[must_use]
+    pub fn with_prps(mut self, prp1: u64, prp2: u64) -> SqeWords {
+        (self.0[3], self.0[4]) = (prp1, prp2);
+        self
+    }
+
+    /// Sets the data pointer to an unkeyed SGL descriptor (Base 2.1, 4.3.2), and PSDT to 01b.
+    #[inline]
+    #[must_use]
+    pub fn with_sgl(mut self, address: u64, length: u32, identifier: u8) -> SqeWords {
+        self.0[0] |= 0x40 << 8;
+        self.0[3] = address;
+        self.0[4] = u64::from(length) | u64::from(identifier) << 56;
+        self
+    }
+
+    /// The words as they lie in memory.
+    #[inline]
+    pub fn to_wire(self) -> [u64; 8] {
+        self.0.map(u64::to_le)
+    }
+}
+
+impl From<Sqe> for SqeWords {
+    fn from(sqe: Sqe) -> SqeWords {
+        let words: [u64; 8] = zerocopy::transmute!(sqe);
+        SqeWords(words.map(u64::from_le))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use penstock_units::Lba;
+
     use super::*;
+    use crate::command::BlockRange;
+    use crate::sgl::{SGL_DATA_BLOCK, SglDescriptor};
+
+    #[test]
+    fn words_are_the_entrys_bytes() {
+        let nsid = Nsid::new(7).unwrap();
+        let mut range = BlockRange::new(Lba(0x12_3456_789a), 256);
+        range.fua = true;
+        let sqe = range.encode(IoOpcode::Write, nsid).unwrap();
+        let words = SqeWords::new(IoOpcode::Write, nsid, 0x12_3456_789a, 255 | DWORD12_FUA);
+        assert_eq!(
+            SqeWords::from(sqe.with_cid(0xabcd).with_prps(0x1000, 0x2000)),
+            words.with_cid(0xabcd).with_prps(0x1000, 0x2000)
+        );
+        let sgl = SglDescriptor::data_block(0x5000, 4096);
+        assert_eq!(
+            SqeWords::from(sqe.with_sgl(sgl)),
+            words.with_sgl(0x5000, 4096, SGL_DATA_BLOCK)
+        );
+        let zeroes = BlockRange {
+            deallocate: true,
+            ..BlockRange::new(Lba(1), 1)
+        };
+        let sqe = zeroes.encode(IoOpcode::WriteZeroes, nsid).unwrap();
+        let words = SqeWords::new(IoOpcode::WriteZeroes, nsid, 1, DWORD12_DEALLOCATE);
+        assert_eq!(SqeWords::from(sqe.with_prps(0, 0)), words);
+    }
 
     #[test]
     fn doorbells_lie_a_stride_apart() {

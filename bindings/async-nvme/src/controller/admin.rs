@@ -108,7 +108,7 @@ impl AdminQueue {
             cid = cid.wrapping_add(1);
         }
         self.next_cid = cid.wrapping_add(1);
-        self.submission.push(&sqe.with_cid(cid));
+        self.submission.push(sqe.with_cid(cid).into());
         self.submission.ring();
         cid
     }

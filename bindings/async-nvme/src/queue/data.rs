@@ -3,8 +3,8 @@
 
 use std::ptr::NonNull;
 
-use penstock_nvme::sgl::SGL_LAST_SEGMENT;
-use penstock_nvme::{SglDescriptor, Sqe};
+use penstock_nvme::pcie::SqeWords;
+use penstock_nvme::sgl::{SGL_DATA_BLOCK, SGL_LAST_SEGMENT};
 
 use super::Limits;
 use crate::dma::{Region, Regions};
@@ -26,6 +26,7 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     /// What lies here: start and length of the rest of the segment. Skips what is used up or empty.
+    #[inline]
     fn rest<R: Buffers>(&mut self, request: &R) -> Option<(*mut u8, usize)> {
         loop {
             let (start, len) = request.segment(self.segment)?;
@@ -128,14 +129,14 @@ pub(crate) fn describable<R: Buffers>(
 /// Describes `bytes` from `cursor` in `sqe`, with `list` for what does not fit there.
 #[inline]
 pub(crate) fn point<R: Buffers>(
-    sqe: Sqe,
+    sqe: SqeWords,
     request: &R,
     cursor: &mut Cursor,
     bytes: usize,
     list: List,
     lookup: &mut Lookup,
     limits: &Limits,
-) -> Result<Sqe, IoError> {
+) -> Result<SqeWords, IoError> {
     let (start, len) = cursor.rest(request).ok_or(IoError::Invalid)?;
     let page = 1_usize << limits.page_shift;
     let whole = len >= bytes;
@@ -144,8 +145,7 @@ pub(crate) fn point<R: Buffers>(
         let address = lookup.device_address(start, bytes)?;
         let length = u32::try_from(bytes).map_err(|_| IoError::Invalid)?;
         cursor.offset += bytes;
-        return aligned(address)
-            .map(|()| with_sgl(sqe, SglDescriptor::data_block(address, length)));
+        return aligned(address).map(|()| sqe.with_sgl(address, length, SGL_DATA_BLOCK));
     }
     if whole || !limits.sgl {
         return prps(sqe, request, cursor, bytes, list, lookup, page);
@@ -161,22 +161,16 @@ fn aligned(address: u64) -> Result<(), IoError> {
     }
 }
 
-/// PSDT 01b: an SGL in the data pointer (Base 2.1, 4.1).
-fn with_sgl(mut sqe: Sqe, sgl: SglDescriptor) -> Sqe {
-    sqe.flags = (sqe.flags & 0x3f) | 0x40;
-    sqe.with_sgl(sgl)
-}
-
 /// Page entries (Base 2.1, 4.3.1): all but the first start on a page.
 fn prps<R: Buffers>(
-    sqe: Sqe,
+    sqe: SqeWords,
     request: &R,
     cursor: &mut Cursor,
     bytes: usize,
     list: List,
     lookup: &mut Lookup,
     page: usize,
-) -> Result<Sqe, IoError> {
+) -> Result<SqeWords, IoError> {
     let (mut first, mut second, mut entries, mut left) = (0, 0, 0, bytes);
     while left > 0 {
         let (start, len) = cursor.rest(request).ok_or(IoError::Invalid)?;
@@ -209,13 +203,13 @@ fn prps<R: Buffers>(
 
 /// SGL descriptors (Base 2.1, 4.3.2): one for each run, in a last segment.
 fn descriptors<R: Buffers>(
-    sqe: Sqe,
+    sqe: SqeWords,
     request: &R,
     cursor: &mut Cursor,
     bytes: usize,
     list: List,
     lookup: &mut Lookup,
-) -> Result<Sqe, IoError> {
+) -> Result<SqeWords, IoError> {
     let (mut count, mut left) = (0_u32, bytes);
     while left > 0 {
         let (start, len) = cursor.rest(request).ok_or(IoError::Invalid)?;
@@ -232,7 +226,5 @@ fn descriptors<R: Buffers>(
         cursor.offset += run;
         left -= run;
     }
-    let mut last = SglDescriptor::data_block(list.device_address, count * 16);
-    last.identifier = SGL_LAST_SEGMENT;
-    Ok(with_sgl(sqe, last))
+    Ok(sqe.with_sgl(list.device_address, count * 16, SGL_LAST_SEGMENT))
 }

@@ -21,7 +21,8 @@ use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use penstock_nvme::{Cqe, Sqe};
+use penstock_nvme::Cqe;
+use penstock_nvme::pcie::SqeWords;
 use penstock_units::{Lba, QueueId};
 
 use crate::bar::Bar;
@@ -287,7 +288,9 @@ impl<M: Buffers, T> Queue<M, T> {
     /// it at [`Queue::round_end`]. Its end comes out of [`Queue::next_done`].
     #[inline]
     pub fn submit(&mut self, io: Io, memory: M, tag: T) {
-        let request = Request {
+        let index = self.place();
+        // Made where it stays: it is some 200 bytes long.
+        self.requests[index as usize] = Some(Request {
             io,
             memory,
             tag,
@@ -296,8 +299,7 @@ impl<M: Buffers, T> Queue<M, T> {
             outstanding: 0,
             in_line: false,
             result: Ok(0),
-        };
-        let index = self.keep(request);
+        });
         if self.stage == Stage::Gone {
             self.end(index, Err(IoError::Gone));
         } else if io.blocks == 0 && io.verb != Verb::Flush {
@@ -309,18 +311,20 @@ impl<M: Buffers, T> Queue<M, T> {
         }
     }
 
-    fn keep(&mut self, request: Request<M, T>) -> u32 {
+    /// A free place for a request.
+    #[inline]
+    fn place(&mut self) -> u32 {
         if let Some(index) = self.free_requests.pop() {
-            self.requests[index as usize] = Some(request);
             return index;
         }
-        self.requests.push(Some(request));
+        self.requests.push(None);
         // Room for every number at once, so that giving one back never allocates.
         self.free_requests.reserve(self.requests.len());
         // More requests than 2^32 do not fit any memory.
         u32::try_from(self.requests.len() - 1).unwrap_or_else(|_| std::process::abort())
     }
 
+    #[inline]
     fn request(&mut self, index: u32) -> Option<&mut Request<M, T>> {
         self.requests.get_mut(index as usize)?.as_mut()
     }
@@ -375,7 +379,7 @@ impl<M: Buffers, T> Queue<M, T> {
         let slba = Lba(request.io.slba.0.saturating_add(request.sent_blocks));
         let blocks = piece(request, slba, &self.limits)?;
         let count = u32::try_from(blocks).map_err(|_| IoError::Invalid)?;
-        let sqe = request.io.command(slba, count).ok_or(IoError::Invalid)?;
+        let sqe = request.io.command(slba, count);
         let deadline_ns = self.now_ns.saturating_add(self.limits.timeout_ns);
         let Some(cid) = self.commands.take(index, deadline_ns) else {
             return Err(IoError::Invalid);
@@ -398,7 +402,7 @@ impl<M: Buffers, T> Queue<M, T> {
             Ok(sqe) => {
                 request.sent_blocks += blocks.max(1);
                 request.outstanding += 1;
-                self.submission.push(&sqe.with_cid(cid));
+                self.submission.push(sqe.with_cid(cid));
                 self.stats.commands += 1;
                 Ok(())
             }
@@ -644,13 +648,13 @@ fn piece<M: Buffers, T>(
 #[inline]
 fn data_pointer<M: Buffers, T>(
     request: &mut Request<M, T>,
-    sqe: Sqe,
+    sqe: SqeWords,
     slba: Lba,
     blocks: u64,
     list: List,
     lookup: &mut Lookup,
     limits: &Limits,
-) -> Result<Sqe, IoError> {
+) -> Result<SqeWords, IoError> {
     let io = &request.io;
     match io.verb {
         Verb::Deallocate => {

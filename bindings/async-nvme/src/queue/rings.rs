@@ -3,7 +3,8 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
-use penstock_nvme::{Cqe, IntoBytes, Sqe};
+use penstock_nvme::Cqe;
+use penstock_nvme::pcie::SqeWords;
 
 use crate::bar::Bar;
 
@@ -113,15 +114,13 @@ impl Submission {
     /// Puts an entry behind the last. The caller sees to it that there is room: never more commands
     /// outstanding than entries less one.
     #[inline]
-    pub(crate) fn push(&mut self, sqe: &Sqe) {
+    pub(crate) fn push(&mut self, sqe: SqeWords) {
         let offset = self.tail as usize * SQE_BYTES;
         // SAFETY: `tail` is below `entries`.
         let at = unsafe { self.base.add(offset) }.cast::<u64>().as_ptr();
-        for (index, word) in sqe.as_bytes().chunks_exact(8).enumerate() {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(word);
+        for (index, word) in sqe.to_wire().into_iter().enumerate() {
             // SAFETY: eight words an entry. Volatile, as the memory may be the controller's own.
-            unsafe { at.add(index).write_volatile(u64::from_ne_bytes(bytes)) };
+            unsafe { at.add(index).write_volatile(word) };
         }
         self.tail += 1;
         if self.tail == self.entries {
