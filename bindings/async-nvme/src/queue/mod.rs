@@ -107,10 +107,9 @@ impl Shadow {
     }
 }
 
-struct Request<M, T> {
+/// How far a request is. What came with it lies apart, so that this never moves.
+struct Request {
     io: Io,
-    memory: M,
-    tag: T,
     /// Blocks that have been put into commands.
     sent_blocks: u64,
     /// How far the memory has been described.
@@ -123,7 +122,7 @@ struct Request<M, T> {
     result: Result<u64, IoError>,
 }
 
-impl<M, T> Request<M, T> {
+impl Request {
     fn is_sent(&self) -> bool {
         self.result.is_err() || self.sent_blocks >= self.io.blocks.max(1)
     }
@@ -147,7 +146,9 @@ pub struct Queue<M, T> {
     submission: Submission,
     completions: Completions,
     commands: Commands,
-    requests: Vec<Option<Request<M, T>>>,
+    requests: Vec<Request>,
+    /// Memory and tag of each request; `None` where its place is free.
+    held: Vec<Option<(M, T)>>,
     free_requests: Vec<u32>,
     /// Requests with more to send, in order.
     line: VecDeque<u32>,
@@ -248,6 +249,7 @@ impl<M: Buffers, T> Queue<M, T> {
             // One entry stays empty, so that a full queue is told from an empty one.
             commands: Commands::new(parts.entries - 1),
             requests: Vec::new(),
+            held: Vec::new(),
             free_requests: Vec::new(),
             line: VecDeque::new(),
             ended: VecDeque::new(),
@@ -288,18 +290,15 @@ impl<M: Buffers, T> Queue<M, T> {
     /// it at [`Queue::round_end`]. Its end comes out of [`Queue::next_done`].
     #[inline]
     pub fn submit(&mut self, io: Io, memory: M, tag: T) {
-        let index = self.place();
-        // Made where it stays: it is some 200 bytes long.
-        self.requests[index as usize] = Some(Request {
+        let index = self.place(Request {
             io,
-            memory,
-            tag,
             sent_blocks: 0,
             cursor: Cursor::default(),
             outstanding: 0,
             in_line: false,
             result: Ok(0),
         });
+        self.held[index as usize] = Some((memory, tag));
         if self.stage == Stage::Gone {
             self.end(index, Err(IoError::Gone));
         } else if io.blocks == 0 && io.verb != Verb::Flush {
@@ -311,13 +310,15 @@ impl<M: Buffers, T> Queue<M, T> {
         }
     }
 
-    /// A free place for a request.
+    /// Puts a request in a free place.
     #[inline]
-    fn place(&mut self) -> u32 {
+    fn place(&mut self, request: Request) -> u32 {
         if let Some(index) = self.free_requests.pop() {
+            self.requests[index as usize] = request;
             return index;
         }
-        self.requests.push(None);
+        self.requests.push(request);
+        self.held.push(None);
         // Room for every number at once, so that giving one back never allocates.
         self.free_requests.reserve(self.requests.len());
         // More requests than 2^32 do not fit any memory.
@@ -325,8 +326,8 @@ impl<M: Buffers, T> Queue<M, T> {
     }
 
     #[inline]
-    fn request(&mut self, index: u32) -> Option<&mut Request<M, T>> {
-        self.requests.get_mut(index as usize)?.as_mut()
+    fn request(&mut self, index: u32) -> Option<&mut Request> {
+        self.requests.get_mut(index as usize)
     }
 
     fn stand_in_line(&mut self, index: u32) {
@@ -373,11 +374,14 @@ impl<M: Buffers, T> Queue<M, T> {
     /// Sends one command of a request; there is room for it.
     #[inline]
     fn send_piece(&mut self, index: u32) -> Result<(), IoError> {
-        let Some(Some(request)) = self.requests.get_mut(index as usize) else {
+        let place = index as usize;
+        let (Some(request), Some(Some((memory, _)))) =
+            (self.requests.get_mut(place), self.held.get(place))
+        else {
             return Err(IoError::Invalid);
         };
         let slba = Lba(request.io.slba.0.saturating_add(request.sent_blocks));
-        let blocks = piece(request, slba, &self.limits)?;
+        let blocks = piece(request, memory, slba, &self.limits)?;
         let count = u32::try_from(blocks).map_err(|_| IoError::Invalid)?;
         let sqe = request.io.command(slba, count);
         let deadline_ns = self.now_ns.saturating_add(self.limits.timeout_ns);
@@ -392,8 +396,8 @@ impl<M: Buffers, T> Queue<M, T> {
         };
         match data_pointer(
             request,
+            memory,
             sqe,
-            slba,
             blocks,
             list,
             &mut self.lookup,
@@ -456,15 +460,16 @@ impl<M: Buffers, T> Queue<M, T> {
 
     #[inline]
     fn take_out(&mut self, index: u32) -> Option<Done<M, T>> {
-        let request = self.requests.get_mut(index as usize)?.take()?;
+        let (memory, tag) = self.held.get_mut(index as usize)?.take()?;
         self.free_requests.push(index);
-        if request.in_line {
+        let request = &mut self.requests[index as usize];
+        if std::mem::replace(&mut request.in_line, false) {
             self.line.retain(|other| *other != index);
         }
         Some(Done {
             result: request.result,
-            memory: request.memory,
-            tag: request.tag,
+            memory,
+            tag,
         })
     }
 
@@ -551,7 +556,7 @@ impl<M: Buffers, T> Queue<M, T> {
         // Those that stood in line with a part answered too: a drive that lost its power, or its
         // firmware's state, has lost that part with its write cache.
         for index in &self.line {
-            if let Some(Some(request)) = self.requests.get_mut(*index as usize) {
+            if let Some(request) = self.requests.get_mut(*index as usize) {
                 request.sent_blocks = 0;
                 request.cursor = Cursor::default();
             }
@@ -599,8 +604,8 @@ impl<M, T> Drop for Queue<M, T> {
                 commands = self.commands.in_use(),
                 "a queue pair is dropped with commands in flight; their memory is lost"
             );
-            for request in self.requests.drain(..) {
-                std::mem::forget(request);
+            for held in self.held.drain(..) {
+                std::mem::forget(held);
             }
         }
         self.link.close();
@@ -609,8 +614,9 @@ impl<M, T> Drop for Queue<M, T> {
 
 /// Blocks of the next command of a request.
 #[inline]
-fn piece<M: Buffers, T>(
-    request: &Request<M, T>,
+fn piece<M: Buffers>(
+    request: &Request,
+    memory: &M,
     slba: Lba,
     limits: &Limits,
 ) -> Result<u64, IoError> {
@@ -634,22 +640,16 @@ fn piece<M: Buffers, T>(
         return Ok(blocks);
     }
     let want = usize::try_from(blocks << io.block_shift).map_err(|_| IoError::Invalid)?;
-    let bytes = data::describable(
-        &request.memory,
-        request.cursor,
-        want,
-        io.block_shift,
-        limits,
-    )?;
+    let bytes = data::describable(memory, request.cursor, want, io.block_shift, limits)?;
     Ok(bytes as u64 >> io.block_shift)
 }
 
 /// Describes the memory of one command.
 #[inline]
-fn data_pointer<M: Buffers, T>(
-    request: &mut Request<M, T>,
+fn data_pointer<M: Buffers>(
+    request: &mut Request,
+    memory: &M,
     sqe: SqeWords,
-    slba: Lba,
     blocks: u64,
     list: List,
     lookup: &mut Lookup,
@@ -659,14 +659,15 @@ fn data_pointer<M: Buffers, T>(
     match io.verb {
         Verb::Deallocate => {
             let count = u32::try_from(blocks).map_err(|_| IoError::Invalid)?;
-            let (prp1, prp2) = list.put_range(slba.0, count);
+            let slba = io.slba.0.saturating_add(request.sent_blocks);
+            let (prp1, prp2) = list.put_range(slba, count);
             Ok(sqe.with_prps(prp1, prp2))
         }
         verb if verb.moves_data() => {
             let bytes = usize::try_from(blocks << io.block_shift).map_err(|_| IoError::Invalid)?;
             data::point(
                 sqe,
-                &request.memory,
+                memory,
                 &mut request.cursor,
                 bytes,
                 list,
