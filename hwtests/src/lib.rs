@@ -39,6 +39,7 @@ pub mod cpio;
 pub mod error;
 pub mod etcd;
 pub mod guest;
+pub mod hardware;
 pub mod http;
 pub mod initramfs;
 pub mod kernel;

@@ -62,7 +62,8 @@ impl Machine {
         if self.drives.is_empty() {
             ""
         } else {
-            "intel_iommu=on"
+            // A busy host can be too slow for the kernel's check of the timer, which then panics.
+            "intel_iommu=on no_timer_check"
         }
     }
 

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use penstock_hwtests::bench::TARGET_VARIABLE;
 use penstock_hwtests::cache;
 use penstock_hwtests::etcd::Programs;
+use penstock_hwtests::hardware;
 use penstock_hwtests::lab::{Choice, Lab};
 use penstock_hwtests::outage;
 use penstock_hwtests::runner::{self, Report, Totals, Verdict};
@@ -45,6 +46,13 @@ enum Command {
     },
     /// Boots a guest with this terminal as its console.
     Shell,
+    /// Tries our driver on a drive of this machine; refuses one in use or with anything known on it.
+    ///
+    /// Needs root, an IOMMU and vfio-pci. What an empty drive holds is OVERWRITTEN.
+    Drive {
+        /// Its PCI address, such as 0000:3b:00.0.
+        address: String,
+    },
     /// Breaks the control plane under verified I/O.
     Outage {
         /// Names of cases; all of them where none is given. `list` shows them.
@@ -100,6 +108,7 @@ fn act(command: Command) -> Result<bool> {
             guest::shell(&prepare()?)?;
             Ok(true)
         }
+        Command::Drive { address } => Ok(hardware::run(&address)?),
         Command::Outage { cases, logs_dir } => outages(&cases, logs_dir),
         Command::Etcd { other } => {
             let find = if other {

@@ -17,17 +17,21 @@ pub(super) const DRIVES: &[Drive] = &[Drive {
     cmb_mib: 64,
 }];
 
-/// What handles it.
-pub(super) const PROGRAMS: &[Program] = &[Program {
+/// What handles drives.
+pub const PROGRAM: Program = Program {
     name: "penstock-device",
     variable: "PENSTOCK_DEVICE",
     package: "penstock-node --bin penstock-device",
-}];
+};
 
-const DEVICE: &str = "/penstock/bin/penstock-device";
+pub(super) const PROGRAMS: &[Program] = &[PROGRAM];
+
+/// The program in the guest.
+pub(super) const DEVICE: &str = "/penstock/bin/penstock-device";
 const DISK: &str = "/dev/nvme0n1";
 const CHECK_LIMIT: Duration = Duration::from_secs(120);
-const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
+/// How long a drive may take to come or go.
+pub(super) const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
 
 /// Steps of `penstock-device check --write` that every such machine passes.
 const PASSED: [&str; 11] = [

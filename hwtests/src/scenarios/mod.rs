@@ -6,6 +6,7 @@ mod crash;
 mod data;
 mod discovery;
 mod drive;
+mod drive_node;
 mod events;
 mod files;
 mod identify;
@@ -17,6 +18,8 @@ use crate::error::Result;
 use crate::lab::Choice;
 use crate::machine::Machine;
 use crate::node::Namespace;
+
+pub use drive::PROGRAM as DEVICE_PROGRAM;
 
 /// One test.
 #[derive(Clone, Copy)]
@@ -153,6 +156,17 @@ pub const ALL: &[Scenario] = &[
         },
         namespaces: &[],
         steps: drive::stable,
+    },
+    Scenario {
+        name: "drive-node",
+        about: "a node serves two such drives to Linux, verified data, one drive pulled out",
+        machine: Machine {
+            kernel: Choice::Stable,
+            drives: drive_node::DRIVES,
+            programs: drive_node::PROGRAMS,
+        },
+        namespaces: &[],
+        steps: drive_node::steps,
     },
     Scenario {
         name: "drive-newest",

@@ -1,0 +1,128 @@
+//! A node in the guest serves drives that it drives itself to the guest's own initiator; one of them
+//! is pulled out.
+
+use super::data::verified;
+use super::drive::{DEVICE, UNPLUG_LIMIT};
+use crate::bench::{Bench, EVENT_LIMIT};
+use crate::error::{LabError, Result, check};
+use crate::guest::Guest;
+use crate::machine::{Drive, Program};
+use serde_json::Value;
+use std::time::Duration;
+
+const ONE: &str = "one";
+const TWO: &str = "two";
+
+/// One that is pulled out, and one that stays.
+pub(super) const DRIVES: &[Drive] = &[
+    Drive {
+        id: ONE,
+        size_mib: 128,
+        cmb_mib: 64,
+    },
+    Drive {
+        id: TWO,
+        size_mib: 128,
+        cmb_mib: 0,
+    },
+];
+
+/// What handles them, and what serves them.
+pub(super) const PROGRAMS: &[Program] = &[
+    super::drive::PROGRAM,
+    Program {
+        name: "penstock-node",
+        variable: crate::node::NODE_VARIABLE,
+        package: "penstock-node",
+    },
+];
+
+const NQN: &str = "nqn.2026-01.org.penstock:drives";
+const FIO_LIMIT: Duration = Duration::from_secs(180);
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+pub(super) fn steps(bench: &mut Bench) -> Result<()> {
+    let guest = &mut bench.guest;
+    guest.run("load nvme vfio_pci vfio_iommu_type1")?;
+    let both = "[ -b /dev/nvme0n1 ] && [ -b /dev/nvme1n1 ]";
+    guest.wait_until("the kernel's disks", both, UNPLUG_LIMIT)?;
+    let (one, two) = (address_of(guest, ONE)?, address_of(guest, TWO)?);
+    guest.run(&format!("{DEVICE} bind {one} {two}"))?;
+    start_node(guest, &[&one, &two])?;
+    guest.run(&format!(
+        "nvme connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN}"
+    ))?;
+    let (first, second) = (bench.disk(1)?, bench.disk(2)?);
+
+    let guest = &mut bench.guest;
+    guest.note("both drives at once");
+    let jobs = [
+        guest.start(&verified(&first, "512", "24m", ""), FIO_LIMIT)?,
+        guest.start(&verified(&second, "512", "24m", ""), FIO_LIMIT)?,
+    ];
+    for job in jobs {
+        job.wait()?;
+    }
+
+    guest.note("one is pulled out under load, the other goes on");
+    let reads = format!(
+        "fio --name=lost --filename={first} --ioengine=libaio --direct=1 --rw=randread --bs=64k \
+         --iodepth=8 --time_based --runtime=20 2>&1"
+    );
+    // What becomes of these is the host's to decide; they only have to be under way.
+    let lost = guest.start(&reads, FIO_LIMIT)?;
+    let other = guest.start(&verified(&second, "512", "24m", ""), FIO_LIMIT)?;
+    guest.run("sleep 2")?;
+    guest.unplug(ONE, UNPLUG_LIMIT)?;
+    other.wait()?;
+    guest.run_within(&verified(&second, "512", "8m", ""), FIO_LIMIT)?;
+    drop(lost);
+
+    guest.note("the node lives and ends when asked");
+    guest.run("wget -qO- http://127.0.0.1:9464/healthz")?;
+    guest.run("kill -TERM $(cat /tmp/node.pid)")?;
+    let ended = "[ -f /tmp/node.status ]";
+    let waited = guest.wait_until("the node to end", ended, START_LIMIT);
+    let said = guest.run("cat /tmp/node.log; cat /tmp/node.status 2>/dev/null || true")?;
+    waited?;
+    let status = said.lines().last().unwrap_or_default();
+    check(status == "0", || format!("the node ended with {status}"))
+}
+
+/// The drive whose serial number is `serial`, while the kernel's driver has it.
+fn address_of(guest: &mut Guest, serial: &str) -> Result<String> {
+    let text = guest.run(&format!("{DEVICE} list --json"))?;
+    let list: Value = serde_json::from_str(&text)
+        .map_err(|err| LabError::Check(format!("the list is no JSON: {err}: {text}")))?;
+    let drives = list.as_array().into_iter().flatten();
+    let mut found = drives.filter(|drive| drive["serial"] == serial);
+    let address = found.next().and_then(|drive| drive["address"].as_str());
+    let missing = || LabError::Check(format!("no drive {serial} in {list}"));
+    address.map(str::to_owned).ok_or_else(missing)
+}
+
+fn start_node(guest: &mut Guest, addresses: &[&str]) -> Result<()> {
+    let mut text = format!(
+        "[node]\nname = \"guest\"\n\n[metrics]\nlisten = \"127.0.0.1:9464\"\n\n\
+         [nvme]\nqueue_entries = 64\nqueues_in_drive_memory = true\n\n\
+         [[listener]]\naddress = \"127.0.0.1:4420\"\n\n\
+         [[subsystem]]\nnqn = \"{NQN}\"\nserial = \"DRIVES\"\nallow_any_host = true\n"
+    );
+    for (index, address) in addresses.iter().enumerate() {
+        text.push_str(&format!(
+            "\n[[subsystem.namespace]]\nnsid = {}\nbackend = \"nvme\"\npci_address = \"{address}\"\n\
+             block_size_bytes = 512\n",
+            index + 1
+        ));
+    }
+    guest.run(&format!("cat >/tmp/node.toml <<'END'\n{text}END"))?;
+    // Its status is kept: the shell that starts it is gone by the time it ends.
+    guest.run(
+        "sh -c '/penstock/bin/penstock-node --config /tmp/node.toml >/tmp/node.log 2>&1 & \
+         echo $! >/tmp/node.pid; wait $!; echo $? >/tmp/node.status' >/dev/null 2>&1 &",
+    )?;
+    let ready = "wget -qO- http://127.0.0.1:9464/readyz >/dev/null 2>&1 || [ -f /tmp/node.status ]";
+    let waited = guest.wait_until("the node to be ready", ready, START_LIMIT.max(EVENT_LIMIT));
+    let ended = guest.run("cat /tmp/node.log; [ ! -f /tmp/node.status ]");
+    waited.and(ended.map(drop))
+}
