@@ -160,6 +160,12 @@ impl Machine {
             let text = "set CC.EN before CSTS.RDY was cleared".to_owned();
             self.violated(text, None);
         }
+        if self.cc.shutdown() == Shutdown::None {
+            // A shutdown while disabled ends here (Base 2.1, 3.6.1).
+            self.shutdown_at = None;
+            self.csts = self.csts.with_shst(register::SHST_NORMAL);
+            self.publish_status();
+        }
         self.forget_commands();
         self.phase = Phase::Enabling {
             at: self.now.saturating_add(self.config.ready_after_ns),

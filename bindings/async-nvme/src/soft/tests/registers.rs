@@ -156,6 +156,20 @@ fn a_shutdown_makes_the_cache_durable() {
 }
 
 #[test]
+fn a_controller_shut_down_while_disabled_can_be_enabled() {
+    let mut host = Host::ready(SoftConfig::default());
+    host.write_cc(host.configuration());
+    host.write_cc(host.configuration().with_shn(1));
+    assert_eq!(host.csts().shst(), SHST_COMPLETE);
+    host.write_cc(host.configuration());
+    assert_eq!(host.csts().shst(), SHST_COMPLETE);
+    host.enable();
+    assert_eq!((host.csts().shst(), host.csts().rdy()), (0, true));
+    host.create_pair(1).unwrap();
+    host.is_clean();
+}
+
+#[test]
 fn a_subsystem_reset_is_told_until_it_is_acknowledged() {
     let mut host = Host::with_queue(SoftConfig::default());
     host.bar.write32(OFFSET_NSSR, 1);
