@@ -475,8 +475,9 @@ impl Person {
         give_back(world, services, seen).await;
         for volume in &seen.volumes {
             let status = volume.status.clone().unwrap_or_default();
+            // InUse: its deletion was told before the backup was put back, and waits for a namespace.
             let lost = status.conditions.iter().any(|condition| {
-                ["DataDeleted", "ExtentConflict"].contains(&condition.reason.as_str())
+                ["DataDeleted", "ExtentConflict", "InUse"].contains(&condition.reason.as_str())
             });
             if !lost || volume.delete_time.is_some() {
                 continue;
