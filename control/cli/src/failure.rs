@@ -85,6 +85,9 @@ impl Failure {
         if let Some(broken) = broken_connection(&status, endpoint) {
             return broken;
         }
+        if let Some(foreign) = foreign_server(&status, endpoint) {
+            return foreign;
+        }
         Self {
             exit,
             message: words(&status),
@@ -114,6 +117,23 @@ fn broken_connection(status: &Status, endpoint: &str) -> Option<Failure> {
     let told = format!(
         "the connection to {endpoint} broke: {cause}\n  {remedy}\n  \
          where a change was asked for, look with `get` whether it was made"
+    );
+    Some(Failure {
+        exit: Exit::Unreachable,
+        message: told,
+        status: Some(Box::new(status.clone())),
+    })
+}
+
+/// A status that was made of the answer of something that speaks HTTP, but not gRPC.
+fn foreign_server(status: &Status, endpoint: &str) -> Option<Failure> {
+    let told = status
+        .message()
+        .strip_prefix("grpc-status header missing")?;
+    let answer = told.rsplit("HTTP status code ").next().unwrap_or_default();
+    let told = format!(
+        "what answers at {endpoint} is no control server (HTTP status {answer})\n  \
+         correct --endpoint or PENSTOCK_ENDPOINT; where a proxy is between, let it pass HTTP/2"
     );
     Some(Failure {
         exit: Exit::Unreachable,
@@ -240,6 +260,18 @@ mod tests {
         let told = Failure::from_status(Status::not_found("volumes/v1 does not exist"), "e");
         assert_eq!(told.exit, Exit::NotFound);
         assert_eq!(told.to_string(), "volumes/v1 does not exist");
+    }
+
+    #[test]
+    fn what_is_no_control_server_is_told_from_one() {
+        let text = "grpc-status header missing, mapped from HTTP status code 404";
+        let told = Failure::from_status(Status::unimplemented(text), "http://c1:80");
+        assert_eq!(told.exit, Exit::Unreachable);
+        let text = told.to_string();
+        assert!(
+            text.starts_with("what answers at http://c1:80 is no control server (HTTP status 404)")
+        );
+        assert!(text.contains("--endpoint"), "{text}");
     }
 
     #[test]

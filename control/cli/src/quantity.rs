@@ -20,6 +20,9 @@ const UNITS: [(&str, u64); 12] = [
 /// Bytes of `100GiB`, `1.5 TB`, `4096` or `4096B`. Units of 1024 have an i, those of 1000 have none.
 pub fn parse_size(written: &str) -> Result<u64, String> {
     let text = written.trim();
+    if text.starts_with('-') {
+        return Err(refuse(written, "it is negative"));
+    }
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());

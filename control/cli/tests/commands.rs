@@ -113,6 +113,7 @@ fn failures_have_their_codes_and_remedies() {
     );
     for (line, part) in [
         ("volume create v1 --size 10parsecs", "like 100GiB"),
+        ("volume create v1 --size -5", "it is negative"),
         ("volume create v1", "--size"),
         ("volume create a/b --size 1GiB", "v1 or volumes/v1"),
         ("volume list --endpoint nowhere", "scheme, host, port"),
@@ -177,7 +178,24 @@ fn a_deletion_by_force_says_what_is_lost() {
     let asked: Vec<_> = fake.state().changes.clone();
     let asked: Vec<_> = asked.iter().map(|c| (c.1.as_str(), c.3)).collect();
     let (with, without) = ("nodes/n1 force true", "nodes/n1 force false");
-    assert_eq!(asked, [(with, true), (with, false), (without, false)]);
+    let wanted = [
+        (with, true),
+        (with, true),
+        (with, true),
+        (with, false),
+        (without, false),
+    ];
+    assert_eq!(asked, wanted, "each is checked first");
+    // What is refused loses nothing, and nothing is said of that.
+    let refused = refusal(
+        Code::FailedPrecondition,
+        "nodes/n1 is connected",
+        "NODE_ONLINE",
+    );
+    fake.state().mishaps.push_back(refused);
+    let (code, _, err) = run(&fake, "node delete n1 --force");
+    assert_eq!(code, 1);
+    assert!(err.starts_with("penstock: nodes/n1 is connected"), "{err}");
     let (code, _, err) = run(&fake, "host delete h1 --force");
     assert_eq!(code, 2, "{err}");
 }
@@ -416,6 +434,11 @@ fn a_wrong_file_changes_nothing() {
     assert_eq!(code, 2, "{err}");
     for part in ["document 2", "line 8", "did you mean `nqn`?"] {
         assert!(err.contains(part), "{part}: {err}");
+    }
+    for empty in ["", "# nothing yet\n", "---\n---\n"] {
+        let (code, _, err) = apply(&fake, empty, &[]);
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("there is nothing in"), "{empty:?}: {err}");
     }
     assert!(fake.state().changes.is_empty());
     let stale = format!(

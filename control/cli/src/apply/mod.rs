@@ -95,7 +95,11 @@ impl Apply {
             documents.extend(document::read(&schema, &name, &text)?);
         }
         if documents.is_empty() {
-            return Err(Failure::usage("the files hold no document"));
+            let files: Vec<String> = self.files.iter().map(|f| f.display().to_string()).collect();
+            return Err(Failure::usage(format!(
+                "there is nothing in {}: write a document with kind, name and spec for each resource",
+                files.join(", ")
+            )));
         }
         Ok(documents)
     }

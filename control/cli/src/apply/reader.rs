@@ -368,6 +368,10 @@ impl<'de> Visitor<'de> for HeadReader<'_> {
         })
     }
 
+    fn visit_none<E: Error>(self) -> Result<Head, E> {
+        self.visit_unit()
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, mut input: A) -> Result<Head, A::Error> {
         self.0.set(true);
         let mut head = Head {

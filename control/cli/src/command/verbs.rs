@@ -162,13 +162,19 @@ impl Delete {
         }
         let mut changes = Vec::new();
         for name in names {
-            if self.force {
-                warn_of_loss(session, kind, &name, self.guard.dry_run).await?;
-            }
             let mut guard = self.guard.guard();
             guard.force = self.force;
             guard.allow_missing = self.allow_missing;
             guard.etag = self.etag.etag.clone().unwrap_or_default();
+            if self.force {
+                // What is refused loses nothing.
+                let only_check = Guard {
+                    validate_only: true,
+                    ..guard.clone()
+                };
+                session.api.delete(kind, &name, only_check).await?;
+                warn_of_loss(session, kind, &name, self.guard.dry_run).await?;
+            }
             let change = session.api.delete(kind, &name, guard).await?;
             changes.push((name, change));
         }
@@ -384,6 +390,11 @@ async fn conclude(
         Changed::Done(object) => return output::one(format, &object),
         Changed::Began(operation) => *operation,
     };
+    if operation.target_uid.is_empty() && operation.verb == "delete" && format == Format::Table {
+        return line(&format!(
+            "{name} does not exist; there is nothing to delete"
+        ));
+    }
     if !wait_args.wait {
         return match format {
             Format::Table => line(&began(&operation, name, done)),

@@ -203,6 +203,9 @@ fn state_word(volume: &v1::Volume, status: &v1::VolumeStatus) -> String {
     }
 }
 
+/// Characters of what an operation tells in a cell: the whole of it is in `describe`.
+const TOLD_MAX: usize = 80;
+
 fn operation_cells(operation: &v1::Operation) -> Vec<String> {
     let state = match (&operation.error, operation.done) {
         (Some(_), _) => "failed",
@@ -222,8 +225,17 @@ fn operation_cells(operation: &v1::Operation) -> Vec<String> {
         operation.verb.clone(),
         operation.target.clone(),
         state.into(),
-        told.to_owned(),
+        cut(told, TOLD_MAX),
     ]
+}
+
+/// A text for a cell, without what is beyond so many characters.
+fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(most.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
 }
 
 /// `VOLUME_STATE_READY` is `ready`.
@@ -286,6 +298,13 @@ mod tests {
             assert_eq!(cells.len(), columns(kind).len(), "{kind:?}");
             assert_eq!(cells[0], kind.example());
         }
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(cut("a little longer", 10), "a little…");
+        assert_eq!(cut("ümläute ümläute", 9), "ümläute…");
     }
 
     #[test]

@@ -114,6 +114,7 @@ impl Fake {
             name: format!("operations/{revision}"),
             verb: verb.into(),
             target: target.into(),
+            target_uid: format!("uid of {target}"),
             progress: "the node clears it".into(),
             ..Operation::default()
         };
