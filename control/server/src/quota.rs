@@ -8,9 +8,9 @@
 //! one after the other, and none by a count from before.
 //!
 //! That is exact unless a fifth of a limit is on its way at once: what is created in the moment in
-//! which the guard is first set was let in by counts that missed at most [`LAG`] revisions and each
-//! other. Limits below [`SMALL`] are always counted exactly, and so are volumes of more than a
-//! [`SMALL`]th of the bytes that all may have: `SMALL / 5 - LAG` = 300 creations, at least, have to be
+//! which the guard is first set was let in by counts that missed at most `LAG` revisions and each
+//! other. Limits below `SMALL` are always counted exactly, and so are volumes of more than a
+//! `SMALL`th of the bytes that all may have: `SMALL / 5 - LAG` = 300 creations, at least, have to be
 //! on their way at once over all servers before a limit can be exceeded, and then by what goes beyond
 //! these.
 
