@@ -329,9 +329,8 @@ fn restore(stack: &mut Stack, times: &mut Times, identity: Identity) -> Result<(
         Ok(ready == v1::VolumeState::Ready && orphans(&api)?.is_empty())
     })?;
     times.add("adopted after", took);
-    let figures = late.finish()?;
-    times.add("longest pause of the orphan's client", figures.longest);
-    // What served the volume is not known either, and served on: a person creates it again.
+    // What served the volume is not known either, and served on: a person creates it again, and
+    // its client notices nothing.
     let lost = format!("subsystems/{SUBSYSTEM}/namespaces/ns{LATE_NSID}");
     until("the orphan's namespace to be told", LIMIT, || {
         let told = api.node(NODE)?.status.unwrap_or_default().orphan_objects;
@@ -339,6 +338,8 @@ fn restore(stack: &mut Stack, times: &mut Times, identity: Identity) -> Result<(
     })?;
     let served = api.create_namespace(SUBSYSTEM, LATE_NSID, "late")?;
     api.finish(&served, LIMIT)?;
+    let figures = late.finish()?;
+    times.add("longest pause of the orphan's client", figures.longest);
     check(api.volume("late")?.uid == uid, || {
         "the adopted volume has another identity".into()
     })

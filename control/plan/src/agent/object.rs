@@ -95,6 +95,15 @@ impl Held<DesiredSubsystem> {
     }
 }
 
+impl Held<DesiredNamespace> {
+    /// It is an orphan that goes, and what it serves is what the other is to serve.
+    pub(super) fn leaves_to(&self, other: &DesiredNamespace) -> bool {
+        let served = self.served.as_ref();
+        let goes = self.orphan && self.desired.deleted && !self.running;
+        goes && served.is_some_and(|served| served.serves(other))
+    }
+}
+
 impl<D: Object> Held<D> {
     pub(super) fn new(desired: D, since: u64) -> Self {
         Self {

@@ -52,7 +52,8 @@ pub enum Step {
         /// Identity of the subsystem.
         uid: String,
     },
-    /// Give hosts a namespace. Its subsystem is served and its volume open.
+    /// Give hosts a namespace. Its subsystem is served and its volume open. Where one is served that
+    /// differs from it in identity and name only, it takes that over and hosts notice nothing.
     ServeNamespace {
         /// The namespace.
         namespace: DesiredNamespace,

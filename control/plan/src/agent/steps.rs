@@ -1,5 +1,7 @@
 //! What to do next, and what its end means.
 
+use penstock_api::v1::DesiredNamespace;
+
 use super::accept::gone_object;
 use super::object::Object;
 use super::volume::{Open, Phase, extends, extents};
@@ -151,6 +153,7 @@ impl AgentState {
             return None;
         }
         let step = match &held.served {
+            Some(_) if goes && self.has_heir(uid) => return None,
             Some(served) if goes || !served.serves(&held.desired) => Step::RemoveNamespace {
                 uid: uid.to_owned(),
             },
@@ -197,12 +200,31 @@ impl AgentState {
             .iter()
             .filter(|other| *other != uid)
             .filter_map(|other| self.namespaces.get(other))
+            .filter(|other| !other.leaves_to(namespace))
             .find(|other| other.served.is_some() || other.running)
             .map(|other| {
                 (
                     "VolumeInUse",
                     format!("{} still serves its volume", other.desired.name),
                 )
+            })
+    }
+
+    /// Whether a namespace that goes is about to be taken over by one that differs from it in name
+    /// only: its hosts shall notice nothing.
+    fn has_heir(&self, uid: &str) -> bool {
+        let Some(held) = self.namespaces.get(uid) else {
+            return false;
+        };
+        let others = self.by_volume.get(&held.desired.volume_uid);
+        others
+            .into_iter()
+            .flatten()
+            .filter(|other| *other != uid)
+            .filter_map(|other| self.namespaces.get(other))
+            .any(|other| {
+                let comes = !other.desired.deleted && other.served.is_none();
+                comes && other.error.is_none() && held.leaves_to(&other.desired)
             })
     }
 
@@ -369,10 +391,29 @@ impl AgentState {
             return;
         };
         held.running = false;
+        let volume_uid = held.desired.volume_uid.clone();
         match (result, step) {
             (Err(error), _) => held.error = Some(error),
-            (Ok(()), Step::ServeNamespace { namespace }) => held.served = Some(namespace.clone()),
+            (Ok(()), Step::ServeNamespace { namespace }) => {
+                held.served = Some(namespace.clone());
+                self.take_over(namespace);
+            }
             (Ok(()), _) => held.served = None,
+        }
+        // Who left the way to it may have to go without it, or has nothing more to do.
+        self.touch_namespaces_of_volume(&volume_uid);
+    }
+
+    /// What others served that leave to this one is served by it now.
+    fn take_over(&mut self, namespace: &DesiredNamespace) {
+        let of_volume = self.by_volume.get(&namespace.volume_uid);
+        for uid in of_volume.into_iter().flatten() {
+            if *uid != namespace.uid
+                && let Some(other) = self.namespaces.get_mut(uid)
+                && other.leaves_to(namespace)
+            {
+                other.served = None;
+            }
         }
     }
 

@@ -204,6 +204,8 @@ impl Node {
             "no subsystem"
         );
         assert!(self.open.contains_key(&namespace.volume_uid), "no volume");
+        self.namespaces
+            .retain(|_, other| !is_same(other, namespace));
         let others = self
             .namespaces
             .values()
@@ -393,4 +395,13 @@ pub fn volumes(revision: i64, complete: bool, volumes: Vec<DesiredVolume>) -> De
         volumes,
         ..desired(revision, complete)
     }
+}
+
+/// Whether two namespaces differ in name only: the new one takes over what the other serves.
+fn is_same(one: &DesiredNamespace, other: &DesiredNamespace) -> bool {
+    let key = |n: &DesiredNamespace| {
+        let uids = (n.subsystem_uid.clone(), n.volume_uid.clone());
+        (uids, n.nsid, n.uuid.clone())
+    };
+    key(one) == key(other)
 }

@@ -498,6 +498,27 @@ fn a_new_namespace_takes_the_place_of_an_orphan_on_its_volume() {
         ..desired(4, false)
     });
     node.settle();
+    assert_eq!(node.log, ["serve_namespace m"], "its hosts notice nothing");
+    let report = node.report(false).expect("news");
+    let told = |uid: &str| report.namespaces.iter().find(|seen| seen.uid == uid);
+    assert!(told("n").is_some_and(|seen| seen.gone));
+    assert!(told("m").is_some_and(|seen| seen.ready));
+}
+
+#[test]
+fn a_new_namespace_with_another_number_replaces_an_orphan_on_its_volume() {
+    let mut node = serving();
+    let store = Desired {
+        volumes: vec![volume("v", 1, &[(0, 4)])],
+        subsystems: vec![subsystem("s")],
+        ..desired(3, true)
+    };
+    node.accept(store);
+    node.accept(Desired {
+        namespaces: vec![namespace("m", "s", "v", 2)],
+        ..desired(4, false)
+    });
+    node.settle();
     assert_eq!(node.log, ["remove_namespace n", "serve_namespace m"]);
 }
 

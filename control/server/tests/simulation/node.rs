@@ -229,6 +229,15 @@ impl Node {
                     disk.wrong
                         .push(format!("{} has no subsystem", namespace.name));
                 }
+                let same = |uid: &String| {
+                    view.numbers.get(uid) == Some(&number)
+                        && view.namespaces.get(uid) == Some(&namespace.volume_uid)
+                };
+                // It takes over what another serves that differs in name only.
+                if let Some(other) = view.numbers.keys().find(|uid| same(uid)).cloned() {
+                    view.numbers.remove(&other);
+                    view.namespaces.remove(&other);
+                }
                 take(&mut view.numbers, &namespace.uid, number)?;
                 // Its host writes all of it.
                 disk.write(&namespace.volume_uid);

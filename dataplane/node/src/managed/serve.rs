@@ -77,7 +77,8 @@ impl Node {
         Ok(())
     }
 
-    /// Serves a volume as a namespace; hosts are told.
+    /// Serves a volume as a namespace; hosts are told. Where one is served that differs from it in
+    /// identity and name only, it takes that over and hosts notice nothing.
     ///
     /// # Errors
     /// `SubsystemMissing`, `VolumeMissing`; `NsidConflict`; `VolumeInUse` where another namespace has
@@ -97,6 +98,15 @@ impl Node {
         };
         if let Some(known) = self.managed.namespaces.get(&wanted.uid) {
             return known.check_same(&namespace, &wanted.name);
+        }
+        let mut served = self.managed.namespaces.iter();
+        if let Some((uid, _)) = served.find(|(_, other)| other.key() == namespace.key()) {
+            let uid = uid.clone();
+            self.managed.namespaces.remove(&uid);
+            tracing::info!(namespace = wanted.name, "takes over what is served");
+            let new = wanted.uid.clone();
+            self.managed.namespaces.insert(new, namespace);
+            return Ok(());
         }
         let nqn = self.managed_nqn(&wanted.subsystem_uid)?;
         let mut others = self.managed.namespaces.values();
@@ -195,16 +205,13 @@ fn subsystem_config(
 }
 
 impl ManagedNamespace {
+    /// What it serves, and as what.
+    fn key(&self) -> (&str, &str, Nsid, &[u8; 16]) {
+        (&self.subsystem_uid, &self.volume_uid, self.nsid, &self.uuid)
+    }
+
     fn check_same(&self, wanted: &ManagedNamespace, name: &str) -> Result<(), ManagedError> {
-        let key = |n: &ManagedNamespace| {
-            (
-                n.subsystem_uid.clone(),
-                n.volume_uid.clone(),
-                n.nsid,
-                n.uuid,
-            )
-        };
-        if key(self) == key(wanted) {
+        if self.key() == wanted.key() {
             return Ok(());
         }
         let message = format!("{name} is served with another volume or identity; remove it first");

@@ -258,7 +258,7 @@ fn namespaces_come_and_go_and_clearing_goes_on_beside_other_io() {
         Ok::<_, ClientError>((rounds, worst))
     });
     std::thread::sleep(Duration::from_millis(100));
-    for _ in 0..3 {
+    for round in 0..3 {
         is_clearing.store(true, Ordering::Relaxed);
         rig.clear(&other).expect("cleared");
         is_clearing.store(false, Ordering::Relaxed);
@@ -270,6 +270,10 @@ fn namespaces_come_and_go_and_clearing_goes_on_beside_other_io() {
             .expect("served");
         rig.node.remove_namespace("ns2").expect("removed");
         rig.node.close_volume("v2").expect("closed");
+        // The same under another identity takes over, and nothing is left of the first.
+        let again = namespace(&format!("again-{round}"), "s1", "v1", 1);
+        rig.node.serve_namespace(&again).expect("taken over");
+        rig.node.remove_namespace("ns1").expect("gone already");
         soil(&rig, &other);
     }
     stop.send(()).expect("the load runs");
