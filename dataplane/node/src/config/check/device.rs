@@ -81,10 +81,7 @@ impl Checker<'_> {
             return None;
         }
         let size_bytes = self.size("device.size_bytes", &given.size_bytes, block_size);
-        let path = given
-            .path
-            .as_ref()
-            .map(|path| PathBuf::from(path.get_ref()));
+        let path = given.path.as_ref().map(|p| PathBuf::from(p.get_ref()));
         let mut unfit = |key: &str, at: Option<usize>, fits: &str| {
             let what = format!("{key} means nothing to a {} device", word.get_ref());
             let remedy = format!("remove it (it belongs to: {fits})");
