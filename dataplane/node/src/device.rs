@@ -168,6 +168,12 @@ fn drive(address: PciAddress, around: Surroundings<'_>) -> Result<Arc<NvmeDrive>
     Ok(drive)
 }
 
+/// The drives in use now, by address.
+pub(crate) fn drives() -> Vec<Arc<NvmeDrive>> {
+    let drives = DRIVES.lock().unwrap_or_else(PoisonError::into_inner);
+    drives.values().filter_map(Weak::upgrade).collect()
+}
+
 fn file(
     name: String,
     path: &Path,

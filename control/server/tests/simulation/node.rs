@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use penstock_api::v1::{
-    AgentMessage, ControlMessage, DeviceInventory, Hello, Inventory, TransportAddress,
-    agent_message, control_message,
+    AgentMessage, ControlMessage, DesiredNamespace, DeviceInventory, Hello, Inventory,
+    TransportAddress, agent_message, control_message,
 };
 use penstock_control::identity::Caller;
 use penstock_plan::agent::{AgentState, Step, StepError};
@@ -219,31 +219,7 @@ impl Node {
                 }
                 disk.close(uid);
             }
-            Step::ServeNamespace { namespace } => {
-                if !disk.open_volumes().any(|uid| *uid == namespace.volume_uid) {
-                    disk.wrong
-                        .push(format!("{} is served but not open", namespace.name));
-                }
-                let number = (namespace.subsystem_uid.clone(), namespace.nsid);
-                if !view.subsystems.contains_key(&number.0) {
-                    disk.wrong
-                        .push(format!("{} has no subsystem", namespace.name));
-                }
-                let same = |uid: &String| {
-                    view.numbers.get(uid) == Some(&number)
-                        && view.namespaces.get(uid) == Some(&namespace.volume_uid)
-                };
-                // It takes over what another serves that differs in name only.
-                if let Some(other) = view.numbers.keys().find(|uid| same(uid)).cloned() {
-                    view.numbers.remove(&other);
-                    view.namespaces.remove(&other);
-                }
-                take(&mut view.numbers, &namespace.uid, number)?;
-                // Its host writes all of it.
-                disk.write(&namespace.volume_uid);
-                view.namespaces
-                    .insert(namespace.uid.clone(), namespace.volume_uid.clone());
-            }
+            Step::ServeNamespace { namespace } => serve(&mut disk, &mut view, namespace)?,
             Step::RemoveNamespace { uid } => {
                 view.namespaces.remove(uid);
                 view.numbers.remove(uid);
@@ -296,6 +272,33 @@ impl Node {
             ..Inventory::default()
         }
     }
+}
+
+/// Serves a namespace, whose host writes all of its volume.
+fn serve(disk: &mut Disk, view: &mut View, namespace: &DesiredNamespace) -> Result<(), StepError> {
+    if !disk.open_volumes().any(|uid| *uid == namespace.volume_uid) {
+        disk.wrong
+            .push(format!("{} is served but not open", namespace.name));
+    }
+    let number = (namespace.subsystem_uid.clone(), namespace.nsid);
+    if !view.subsystems.contains_key(&number.0) {
+        disk.wrong
+            .push(format!("{} has no subsystem", namespace.name));
+    }
+    let same = |uid: &String| {
+        view.numbers.get(uid) == Some(&number)
+            && view.namespaces.get(uid) == Some(&namespace.volume_uid)
+    };
+    // It takes over what another serves that differs in name only.
+    if let Some(other) = view.numbers.keys().find(|uid| same(uid)).cloned() {
+        view.numbers.remove(&other);
+        view.namespaces.remove(&other);
+    }
+    take(&mut view.numbers, &namespace.uid, number)?;
+    disk.write(&namespace.volume_uid);
+    view.namespaces
+        .insert(namespace.uid.clone(), namespace.volume_uid.clone());
+    Ok(())
 }
 
 /// Gives something to `uid`, unless another has it.

@@ -1,5 +1,6 @@
 //! Metrics and health: collected from the target and the reactors, written as Prometheus text.
 
+mod drives;
 pub mod http;
 mod page;
 mod text;

@@ -5,6 +5,7 @@ use penstock_subsystem::metrics::{ErrorClass, IoKind, LATENCY_CLASS_NAMES, PATH_
 use penstock_subsystem::{ControllerSnapshot, NamespaceSnapshot};
 
 use super::NodePages;
+use super::drives::of_drive;
 use super::text::{Families, cumulative};
 use crate::reactors::{Reactor, Report};
 use crate::traffic::Traffic;
@@ -44,6 +45,9 @@ pub(super) fn page(pages: &NodePages, reports: &[Option<Report>]) -> String {
             of_pool(&mut families, reactor, report);
             of_traffic(&mut families, reactor, &report.traffic);
         }
+    }
+    for drive in crate::device::drives() {
+        of_drive(&mut families, &drive);
     }
     pages.agent.write(&mut families);
     families.text()
