@@ -10,6 +10,10 @@
     reason = "numbers of tests are small"
 )]
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
 mod common;
 
 use common::{Hello, content, nsid, with_queue};
@@ -375,8 +379,15 @@ fn a_fused_pair_leaves_without_another_command_between() {
             assert!(peer.is_closed());
         },
         |queue, pool| async move {
-            let (a, b) = (queue.clone(), queue.clone());
-            penstock_reactor::spawn(async move { drop(a.flush(nsid()).await) });
+            let flushed = Rc::new(Cell::new(0));
+            let flush = || {
+                let (queue, flushed) = (queue.clone(), Rc::clone(&flushed));
+                penstock_reactor::spawn(async move {
+                    drop(queue.flush(nsid()).await);
+                    flushed.set(flushed.get() + 1);
+                });
+            };
+            flush();
             let pair = queue.compare_and_write(
                 nsid(),
                 Lba(0),
@@ -384,13 +395,17 @@ fn a_fused_pair_leaves_without_another_command_between() {
                 pool.lease(512).await,
                 pool.lease(512).await,
             );
-            penstock_reactor::spawn(async move { drop(b.flush(nsid()).await) });
+            flush();
             let error = pair.await.expect_err("the compare fails");
             assert_eq!(
                 error.status().map(Status::code),
                 Some(Status::COMPARE_FAILURE),
                 "{error}"
             );
+            // The target answers these too, and must not find the connection closed.
+            while flushed.get() < 2 {
+                penstock_reactor::sleep(Duration::from_millis(1)).await;
+            }
         },
     );
 }
