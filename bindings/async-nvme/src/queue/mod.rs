@@ -506,9 +506,13 @@ impl<M: Buffers, T> Queue<M, T> {
         }
     }
 
+    /// Now and then: what may have been missed is told again, what is late is told of.
     fn look_for_late_commands(&mut self) {
         if self.stage != Stage::Run {
             return;
+        }
+        if self.commands.in_use() > 0 {
+            self.submission.remind();
         }
         match self.commands.overdue(self.now_ns, self.limits.timeout_ns) {
             Some(Overdue::Late(cid)) => {

@@ -18,6 +18,8 @@ pub(crate) struct Doorbell {
     /// Shadow and event index.
     shadow: Option<(NonNull<u32>, NonNull<u32>)>,
     rung: u32,
+    /// What was last written to the register.
+    told: u32,
     /// Keeps the registers mapped.
     _bar: Bar,
 }
@@ -32,6 +34,7 @@ impl Doorbell {
             register,
             shadow: None,
             rung: 0,
+            told: 0,
             _bar: bar,
         }
     }
@@ -70,13 +73,30 @@ impl Doorbell {
                 return;
             }
         }
+        self.write(value);
+    }
+
+    fn write(&mut self, value: u32) {
+        self.told = value;
         // SAFETY: the register is valid as long as the bar, which we hold.
         unsafe { self.register.as_ptr().write_volatile(value.to_le()) };
+    }
+
+    /// Writes the register where only the shadow has the last value. A controller that writes its
+    /// event index and looks at the shadow without a barrier between (QEMU's is one) may miss a
+    /// value, and nobody would ever tell it again.
+    pub(crate) fn remind(&mut self) {
+        // The same value twice would be an error (Base 2.1, 5.1.2.1, Invalid Doorbell Write Value).
+        if self.told != self.rung {
+            fence(Ordering::Release);
+            self.write(self.rung);
+        }
     }
 
     /// After a reset of the controller: it stands at 0 again, and so does the shadow.
     pub(crate) fn restart(&mut self) {
         self.rung = 0;
+        self.told = 0;
     }
 }
 
@@ -132,6 +152,11 @@ impl Submission {
     #[inline]
     pub(crate) fn ring(&mut self) {
         self.doorbell.ring(self.tail);
+    }
+
+    /// Tells it again, where it may have missed it.
+    pub(crate) fn remind(&mut self) {
+        self.doorbell.remind();
     }
 
     pub(crate) fn restart(&mut self) {
@@ -215,6 +240,34 @@ impl Completions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_that_only_the_shadow_has_is_told_again_once() {
+        let mut words = Box::new([0_u32; 4]);
+        let at = |index: usize, words: &mut [u32; 4]| NonNull::from(&mut words[index]);
+        let (register, shadow, event) = (at(0, &mut words), at(1, &mut words), at(2, &mut words));
+        let read = |word: NonNull<u32>| {
+            // SAFETY: a word of `words`, which lives to the end of the test.
+            unsafe { word.as_ptr().read_volatile() }
+        };
+        // SAFETY: no register is reached through this bar.
+        let bar = unsafe { Bar::new(register.cast(), 4, std::sync::Arc::new(())) };
+        let mut doorbell = Doorbell::new(bar, register);
+        // SAFETY: as for `read`.
+        unsafe { doorbell.set_shadow((shadow, event)) };
+        doorbell.ring(1);
+        assert_eq!((read(register), read(shadow)), (1, 1));
+        // The controller has not asked to be told of more: the event index stays at 0.
+        doorbell.ring(2);
+        assert_eq!((read(register), read(shadow)), (1, 2));
+        doorbell.remind();
+        assert_eq!(read(register), 2);
+        // SAFETY: as for `read`.
+        unsafe { register.as_ptr().write_volatile(77) };
+        doorbell.remind();
+        assert_eq!(read(register), 77, "the same value was written twice");
+        drop(words);
+    }
 
     #[test]
     fn the_event_index_is_passed_once() {
