@@ -12,6 +12,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// A connection that has been greeted.
 pub struct Monitor {
     stream: BufReader<UnixStream>,
+    /// Lines that nobody wanted yet.
+    passed_over: Vec<Value>,
 }
 
 impl Monitor {
@@ -33,15 +35,23 @@ impl Monitor {
     fn over(stream: UnixStream) -> Self {
         Self {
             stream: BufReader::new(stream),
+            passed_over: Vec::new(),
         }
     }
 
-    /// Asks the guest to let device `id` go, and waits until it has.
+    /// Asks the guest to let device `id` go.
     ///
     /// # Errors
-    /// QEMU refuses, or `limit` passes.
-    pub fn unplug(&mut self, id: &str, limit: Duration) -> Result<()> {
-        self.execute("device_del", json!({ "id": id }))?;
+    /// QEMU refuses.
+    pub fn begin_unplug(&mut self, id: &str) -> Result<()> {
+        self.execute("device_del", json!({ "id": id })).map(drop)
+    }
+
+    /// Waits until the guest has let device `id` go and its slot is empty.
+    ///
+    /// # Errors
+    /// `limit` passes.
+    pub fn wait_unplugged(&mut self, id: &str, limit: Duration) -> Result<()> {
         self.next(limit, "the guest to let the device go", |line| {
             line["event"] == "DEVICE_DELETED" && line["data"]["device"] == id
         })
@@ -60,7 +70,8 @@ impl Monitor {
         }
     }
 
-    /// The next line that `wanted` says yes to; others are passed over.
+    /// The next line that `wanted` says yes to. Others are passed over and looked at again when
+    /// something else is wanted: an event may come before the answer to the command that caused it.
     fn next(
         &mut self,
         limit: Duration,
@@ -72,6 +83,9 @@ impl Monitor {
             after: limit,
         };
         let gone = || LabError::Gone("QEMU closed its monitor".into());
+        if let Some(index) = self.passed_over.iter().position(&wanted) {
+            return Ok(self.passed_over.remove(index));
+        }
         let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -88,10 +102,11 @@ impl Monitor {
                 Err(err) if err.kind() == ErrorKind::ConnectionReset => return Err(gone()),
                 Err(err) => return Err(err).doing(|| "read from QEMU's monitor".into()),
             }
-            if let Ok(line) = serde_json::from_str::<Value>(&line)
-                && wanted(&line)
-            {
-                return Ok(line);
+            if let Ok(line) = serde_json::from_str::<Value>(&line) {
+                if wanted(&line) {
+                    return Ok(line);
+                }
+                self.passed_over.push(line);
             }
         }
     }
@@ -112,7 +127,8 @@ mod tests {
         let said = "{\"return\": {}}\n{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"b\"}}\n\
                     noise\n{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"a\"}}\n";
         qemu.write_all(said.as_bytes()).unwrap();
-        monitor.unplug("a", Duration::from_secs(5)).unwrap();
+        monitor.begin_unplug("a").unwrap();
+        monitor.wait_unplugged("a", Duration::from_secs(5)).unwrap();
         let mut asked = String::new();
         BufReader::new(&qemu).read_line(&mut asked).unwrap();
         assert!(
@@ -122,14 +138,26 @@ mod tests {
     }
 
     #[test]
+    fn an_event_may_come_before_the_answer() {
+        let (mut monitor, mut qemu) = pair();
+        let said =
+            "{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"a\"}}\n{\"return\": {}}\n";
+        qemu.write_all(said.as_bytes()).unwrap();
+        monitor.begin_unplug("a").unwrap();
+        monitor.wait_unplugged("a", Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
     fn refusal_lateness_and_an_end_are_told_apart() {
         let (mut monitor, mut qemu) = pair();
         qemu.write_all(b"{\"error\": {\"desc\": \"no such device\"}}\n")
             .unwrap();
-        let err = monitor.unplug("a", Duration::from_secs(5)).unwrap_err();
+        let err = monitor.begin_unplug("a").unwrap_err();
         assert!(err.to_string().contains("no such device"), "{err}");
         qemu.write_all(b"{\"return\": {}}\n").unwrap();
-        let err = monitor.unplug("a", Duration::from_millis(20)).unwrap_err();
+        monitor.begin_unplug("a").unwrap();
+        let short = Duration::from_millis(20);
+        let err = monitor.wait_unplugged("a", short).unwrap_err();
         assert!(matches!(err, LabError::TimedOut { .. }), "{err}");
         drop(qemu);
         let err = monitor

@@ -30,6 +30,8 @@ pub(super) const PROGRAMS: &[Program] = &[PROGRAM];
 pub(super) const DEVICE: &str = "/penstock/bin/penstock-device";
 const DISK: &str = "/dev/nvme0n1";
 const CHECK_LIMIT: Duration = Duration::from_secs(120);
+/// How long the slot may take once the program has let go.
+pub(super) const SLOT_LIMIT: Duration = Duration::from_secs(20);
 /// How long a drive may take to come or go.
 pub(super) const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
 
@@ -176,11 +178,14 @@ fn removal(guest: &mut Guest, address: &str) -> Result<()> {
     let job = guest.start(&script, CHECK_LIMIT)?;
     let under_load = "grep -q 'passed   reset under load' /tmp/removal";
     guest.wait_until("reads to begin", under_load, CHECK_LIMIT)?;
-    guest.unplug(ID, UNPLUG_LIMIT)?;
+    let mut monitor = guest.begin_unplug(ID)?;
     let ended = job.answer()?;
     let said = guest.run("cat /tmp/removal")?;
     let well = ended.status == 0 && said.contains("passed   removal: asked to let go after");
     check(well, || format!("ended with {} and {said}", ended.status))?;
+    if !guest.is_unplugged(&mut monitor, ID, SLOT_LIMIT) {
+        return Ok(());
+    }
     let left = guest.run(&format!("{DEVICE} list --json"))?;
     check(left.trim() == "[]", || {
         format!("after removal there is {left}")

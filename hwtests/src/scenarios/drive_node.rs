@@ -2,7 +2,7 @@
 //! is pulled out.
 
 use super::data::verified;
-use super::drive::{DEVICE, UNPLUG_LIMIT};
+use super::drive::{DEVICE, SLOT_LIMIT, UNPLUG_LIMIT};
 use crate::bench::{Bench, EVENT_LIMIT};
 use crate::error::{LabError, Result, check};
 use crate::guest::Guest;
@@ -73,7 +73,11 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
     let lost = guest.start(&reads, FIO_LIMIT)?;
     let other = guest.start(&verified(&second, "512", "24m", ""), FIO_LIMIT)?;
     guest.run("sleep 2")?;
-    guest.unplug(ONE, UNPLUG_LIMIT)?;
+    let mut monitor = guest.begin_unplug(ONE)?;
+    // The node holds one drive less.
+    let held = "[ $(ls -l /proc/$(cat /tmp/node.pid)/fd | grep -c vfio-device) = 1 ]";
+    guest.wait_until("the node to let the drive go", held, UNPLUG_LIMIT)?;
+    guest.is_unplugged(&mut monitor, ONE, SLOT_LIMIT);
     other.wait()?;
     guest.run_within(&verified(&second, "512", "8m", ""), FIO_LIMIT)?;
     drop(lost);
