@@ -93,8 +93,8 @@ impl Guest {
         Ok(monitor)
     }
 
-    /// Whether the slot of device `id` is empty within `limit`. Once in about eight boots it is not,
-    /// although the program has let go of the drive and ended: the emulated slot, or the guest's
+    /// Whether the slot of device `id` is empty within `limit`. Now and then it is not, although the
+    /// program has let go of the drive and ended: the emulated slot, or the guest's
     /// kernel, stays in the middle. What is ours has to be checked in the guest.
     pub fn is_unplugged(&mut self, monitor: &mut Monitor, id: &str, limit: Duration) -> bool {
         let outcome = monitor.wait_unplugged(id, limit);

@@ -134,10 +134,6 @@ pub enum IoError {
     /// The drive was taken away or given up.
     #[error("the drive is gone")]
     Gone,
-    /// The controller was reset while it worked on the command, which cannot be sent again without
-    /// knowing whether it was carried out.
-    #[error("the controller was reset before it answered; the command may have been carried out")]
-    Reset,
     /// Memory that the device cannot address: not of a known region.
     #[error("payload memory that the device does not reach")]
     Unmapped,

@@ -1,5 +1,12 @@
 //! NVMe controllers driven from user space: registers, queues and memory of a drive in this
 //! process, with no kernel on the way of a command.
+//!
+//! A drive comes from the kernel through [`vfio`] ([`pci`] lists drives and binds them). One thread
+//! keeps its [`Controller`]: start, events, late commands, resets, shutdown; it may wait. Every
+//! reactor has a [`Queue`] of its own, or an [`IoQueue`] with an `async fn` for each command, which
+//! never waits; both sides meet in a [`Link`]. What a drive may reach is in its [`Regions`]; memory
+//! of the drive itself is given out by a [`ControllerMemoryPool`]. [`check`] tries all of it on a
+//! drive at hand, and the feature `soft` has a controller in software for tests.
 mod bar;
 pub mod check;
 mod cmb;

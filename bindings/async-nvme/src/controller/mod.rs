@@ -166,7 +166,7 @@ impl Controller {
             limits: Limits {
                 page_shift: 12,
                 transfer_bytes_max: 4096,
-                write_zeroes_blocks_max: 0,
+                write_zeroes_bytes_max: None,
                 sgl: false,
                 timeout_ns: u64::from(config.io_timeout_ms) * 1_000_000,
             },
@@ -206,7 +206,7 @@ impl Controller {
         let list_bytes = (LIST_BYTES / 8 * 4096) as u64;
         let most = self.identity.transfer_bytes_max.unwrap_or(list_bytes);
         self.limits.transfer_bytes_max = u32::try_from(most.min(list_bytes)).unwrap_or(4096);
-        self.limits.write_zeroes_blocks_max = self.write_zeroes_blocks_max();
+        self.limits.write_zeroes_bytes_max = self.write_zeroes_bytes_max();
         if self.config.shadow_doorbells && self.identity.doorbell_buffer {
             let memory = DeviceMemory::new(&self.regions, 2 * 4096, self.config.numa_node)?;
             self.shadow = Some(ShadowPages { memory });
@@ -281,20 +281,18 @@ impl Controller {
             .map(|_| ())
     }
 
-    /// WZSL, where the controller has the data structure; 0 for no limit but the encoding's
+    /// WZSL, where the controller has the data structure; `None` for no limit but the encoding's
     /// (NVM 1.1, 4.1.5.2).
-    fn write_zeroes_blocks_max(&mut self) -> u32 {
+    fn write_zeroes_bytes_max(&mut self) -> Option<u64> {
         let mut data = [0; 4096];
         let what = Identify::new(Cns::CommandSetController, 0);
         let command = "Identify Controller (NVM command set)";
-        if self.identify(command, what, &mut data).is_err() {
-            return 0;
-        }
-        let wzsl = IdentifyNvmController::ref_from_prefix(&data).map_or(0, |(data, _)| data.wzsl);
-        // In units of pages; blocks are at most a page here, so that this many blocks always fit.
-        match wzsl {
-            0 => 0,
-            shift => 1_u32.checked_shl(u32::from(shift)).unwrap_or(0),
+        self.identify(command, what, &mut data).ok()?;
+        let (data, _) = IdentifyNvmController::ref_from_prefix(&data).ok()?;
+        // log2 in units of the smallest memory page, which is 4 KiB here.
+        match data.wzsl {
+            0 => None,
+            shift => 4096_u64.checked_shl(u32::from(shift)),
         }
     }
 
@@ -531,7 +529,18 @@ impl Controller {
             .ok_or(CmbError::Unable { what: "anything" })?;
         self.program_cmb(device_address)?;
         self.cmb_address = Some(device_address);
-        let abilities = layout.abilities;
+        let pool = self.lend(mapping, device_address, layout.abilities)?;
+        self.controller_memory = Some(Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    /// Gives out memory of the controller that commands address from `device_address`.
+    fn lend(
+        &self,
+        mapping: ControllerMapping,
+        device_address: u64,
+        abilities: CmbAbilities,
+    ) -> Result<Arc<ControllerMemoryPool>, ControllerError> {
         if abilities.read_data || abilities.write_data {
             self.regions.add_own(Region {
                 start: mapping.base.addr().get(),
@@ -539,9 +548,13 @@ impl Controller {
                 device_address,
             })?;
         }
-        let pool = ControllerMemoryPool::new(mapping, device_address, abilities, 4096);
-        self.controller_memory = Some(Arc::clone(&pool));
-        Ok(pool)
+        let page_bytes = 1 << self.limits.page_shift;
+        Ok(ControllerMemoryPool::new(
+            mapping,
+            device_address,
+            abilities,
+            page_bytes,
+        ))
     }
 
     fn program_cmb(&self, device_address: u64) -> Result<(), ControllerError> {

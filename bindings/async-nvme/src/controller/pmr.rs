@@ -10,7 +10,6 @@ use penstock_nvme::register::OFFSET_CSTS;
 
 use super::{Controller, ControllerError};
 use crate::cmb::{CmbAbilities, CmbError, ControllerMapping, ControllerMemoryPool};
-use crate::dma::Region;
 
 /// Unit of PMRCAP.PMRTO (Base 2.1, 3.1.4.22): 500 ms, or minutes.
 const HALF_SECOND_NS: u64 = 500_000_000;
@@ -81,16 +80,7 @@ impl Controller {
             .ok_or(CmbError::Unable { what: "anything" })?;
         self.program_pmr(layout, device_address)?;
         self.pmr_address = Some(device_address);
-        let abilities = layout.abilities;
-        if abilities.read_data || abilities.write_data {
-            self.regions.add_own(Region {
-                start: mapping.base.addr().get(),
-                len: mapping.len,
-                device_address,
-            })?;
-        }
-        let pool = ControllerMemoryPool::new(mapping, device_address, abilities, 4096);
-        Ok(pool)
+        self.lend(mapping, device_address, layout.abilities)
     }
 
     /// After a reset: the region as it was used before.

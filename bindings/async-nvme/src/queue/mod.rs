@@ -9,8 +9,7 @@
 //! A request that cannot be sent (the queue is full, or the controller is being reset) waits in
 //! line. After a reset every request that had not ended is sent again from its beginning: all the
 //! verbs of [`Verb`] may be repeated, and the host has not been told yet that they ended, so it
-//! orders nothing after them. What may not be repeated goes through the admin queue and is answered
-//! with [`IoError::Reset`].
+//! orders nothing after them.
 
 mod commands;
 mod data;
@@ -50,8 +49,9 @@ pub struct Limits {
     pub page_shift: u8,
     /// Most bytes of one command (MDTS and what a list holds).
     pub transfer_bytes_max: u32,
-    /// Most blocks of a Write Zeroes command; 0 where only their encoding limits them.
-    pub write_zeroes_blocks_max: u32,
+    /// Most bytes that a Write Zeroes command may cover (WZSL); `None` where only the encoding of the
+    /// count limits it.
+    pub write_zeroes_bytes_max: Option<u64>,
     /// Whether the controller takes SGLs with dword granularity (SGLS, Base 2.1, 5.1.13.2.1).
     pub sgl: bool,
     /// How long a command may take, nanoseconds.
@@ -629,10 +629,10 @@ fn piece<M: Buffers>(
     let most = match io.verb {
         Verb::Flush => return Ok(1),
         Verb::Deallocate => return Ok(left.min(DEALLOCATE_BLOCKS_MAX)),
-        Verb::WriteZeroes { .. } => match limits.write_zeroes_blocks_max {
-            0 => WRITE_ZEROES_BLOCKS_MAX,
-            most => u64::from(most).min(WRITE_ZEROES_BLOCKS_MAX),
-        },
+        Verb::WriteZeroes { .. } => limits
+            .write_zeroes_bytes_max
+            .map_or(WRITE_ZEROES_BLOCKS_MAX, |most| most >> io.block_shift)
+            .min(WRITE_ZEROES_BLOCKS_MAX),
         _ => u64::from(limits.transfer_bytes_max) >> io.block_shift,
     };
     let mut blocks = left.min(most.max(1));

@@ -196,6 +196,22 @@ fn compare_zeroes_deallocate_and_flush() {
 }
 
 #[test]
+fn zeroes_are_cut_at_their_own_limit_whatever_the_block_size() {
+    // 128 KiB a command: 256 blocks of 512 bytes, two of 64 KiB.
+    for (lbads, blocks, commands) in [(9, 1000, 4), (16, 10, 5)] {
+        let mut soft = SoftConfig::with_namespace(64 << 20, lbads);
+        soft.wzsl = 5;
+        let rig = Rig::new(soft, ControllerConfig::default());
+        let zeroes = rig
+            .queue
+            .write_zeroes(&rig.namespace, Lba(3), blocks, false, Payload::none());
+        rig.wait(zeroes).0.unwrap();
+        let sent = rig.soft.stats().io[usize::from(u8::from(IoOpcode::WriteZeroes))];
+        assert_eq!(sent, commands, "blocks of {} bytes", 1 << lbads);
+    }
+}
+
+#[test]
 fn doorbells_are_rung_once_a_round_and_shadows_spare_them() {
     for doorbell_buffer in [false, true] {
         let rig = rig(|soft| soft.doorbell_buffer = doorbell_buffer);

@@ -76,7 +76,6 @@ impl BlockDevice for NvmeDevice {
 fn block_error(error: IoError, write: bool) -> BlockError {
     match error {
         IoError::Gone => BlockError::Gone,
-        IoError::Reset => BlockError::TimedOut,
         IoError::Unmapped | IoError::Unaligned => BlockError::Unsupported,
         IoError::Invalid => BlockError::Internal,
         IoError::Status(status) => status_error(status.code(), write),
