@@ -5,6 +5,7 @@ use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use penstock_buffer::{MemoryKind, Pool, PoolError, PoolMemory};
 use penstock_nvme::pcie::{Cmbloc, Cmbsz};
 
 /// What may lie in a controller memory buffer.
@@ -201,7 +202,8 @@ impl ControllerMemoryPool {
     }
 }
 
-/// A run of controller memory, given back when dropped.
+/// A run of controller memory, given back when dropped. A reset of the controller may take what lies
+/// in a controller memory buffer ([`crate::IoError::Forgotten`]); a persistent memory region keeps it.
 pub struct ControllerMemory {
     pool: Arc<ControllerMemoryPool>,
     offset: usize,
@@ -244,6 +246,21 @@ impl ControllerMemory {
     #[must_use]
     pub fn abilities(&self) -> CmbAbilities {
         self.pool.abilities
+    }
+
+    /// Leases of up to `lease_max_bytes` on it, for the thread that calls. The memory goes back to
+    /// its controller's pool when the last lease and the last handle on the pool are gone.
+    ///
+    /// # Errors
+    /// [`PoolError::Config`] where `lease_max_bytes` is no power of two from 4 KiB.
+    pub fn into_pool(self, lease_max_bytes: usize) -> Result<Pool, PoolError> {
+        let memory = PoolMemory {
+            start: self.base(),
+            len_bytes: self.len,
+            keeper: Arc::new(self),
+        };
+        // SAFETY: whole pages of a mapping that the run keeps mapped, and this run is nobody else's.
+        unsafe { Pool::over(memory, MemoryKind::Controller, lease_max_bytes) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use penstock_buffer::PoolMemory;
 
@@ -106,6 +106,8 @@ pub struct Regions {
     table: Box<[Entry]>,
     /// What was mapped, to be unmapped, and its keepers.
     mapped: Mutex<Vec<(Region, Keeper)>>,
+    /// The device's own memory whose contents a reset may take. Known before a request uses it.
+    volatile: OnceLock<Region>,
     mapper: Arc<dyn Mapper>,
 }
 
@@ -117,6 +119,7 @@ impl Regions {
             count: AtomicUsize::new(0),
             table: (0..REGIONS_MAX).map(|_| Entry::default()).collect(),
             mapped: Mutex::default(),
+            volatile: OnceLock::new(),
             mapper,
         }
     }
@@ -175,6 +178,21 @@ impl Regions {
         }
         self.publish(region);
         Ok(())
+    }
+
+    /// Remembers which memory of the device's own loses its contents in a reset; there is one such
+    /// region, and it stays where it is.
+    pub(crate) fn set_volatile(&self, region: Region) {
+        // A second time it is the same.
+        let _ = self.volatile.set(region);
+    }
+
+    /// Whether a reset may take the contents of any of `len` bytes from `start`.
+    pub(crate) fn is_volatile(&self, start: *const u8, len: usize) -> bool {
+        self.volatile.get().is_some_and(|own| {
+            let (start, end) = (start.addr(), start.addr().saturating_add(len));
+            start < own.start.saturating_add(own.len) && own.start < end
+        })
     }
 
     /// One caller at a time: whoever holds `mapped`.

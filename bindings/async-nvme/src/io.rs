@@ -134,6 +134,11 @@ pub enum IoError {
     /// The drive was taken away or given up.
     #[error("the drive is gone")]
     Gone,
+    /// The drive was reset, and the data to be written lay in its own memory, whose contents a reset
+    /// may take. Nothing tells whether the request was carried out; with its data put there again
+    /// it may be.
+    #[error("the drive was reset and the request's data in its memory went with it; try again")]
+    Forgotten,
     /// Memory that the device cannot address: not of a known region.
     #[error("payload memory that the device does not reach")]
     Unmapped,

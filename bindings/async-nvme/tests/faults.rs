@@ -6,10 +6,10 @@ mod common;
 
 use common::{Bench, Runs, small};
 use penstock_async_nvme::soft::{
-    ControllerFaults, Fault, FaultRates, MediaFault, SoftConfig, SoftController, SoftHealth,
-    SoftNamespace,
+    ControllerFaults, Fault, FaultRates, MediaFault, SoftCmb, SoftConfig, SoftController,
+    SoftHealth, SoftNamespace,
 };
-use penstock_async_nvme::{ControllerError, IoError, Notice, Queue, Verb};
+use penstock_async_nvme::{ControllerConfig, ControllerError, Done, IoError, Notice, Queue, Verb};
 use penstock_nvme::Status;
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::log::WARNING_TEMPERATURE;
@@ -192,6 +192,62 @@ fn a_reset_in_the_middle_loses_nothing() {
     assert_eq!(ended.len(), 16);
     assert!(ended.iter().all(|done| done.result.is_ok()));
     assert!((0..16).all(|page| page_is_written(&bench, page)));
+    bench.is_clean();
+}
+
+#[test]
+fn what_lay_in_controller_memory_is_not_written_after_a_reset() {
+    let soft = SoftConfig {
+        cmb: Some(SoftCmb::new(common::MEMORY_BYTES + (64 << 10))),
+        ..SoftConfig::default()
+    };
+    let driver = ControllerConfig {
+        submission_in_controller: true,
+        ..small(1, 4)
+    };
+    let mut bench = Bench::new(soft, driver);
+    let before = Runs::new(&bench.memory, &[(0, 4096)]);
+    before.fill(&page_bytes(40));
+    let io = bench.io(WRITE, 0, 8);
+    bench.run(io, before).result.unwrap();
+    let own = bench.own_memory.clone().unwrap();
+    let requests = [
+        (Verb::Read, 0, true),
+        (WRITE, 8, true),
+        (WRITE, 16, false),
+        (Verb::Compare, 0, true),
+        // No room for these in the queue: they stand in line.
+        (WRITE, 24, true),
+        (WRITE, 32, false),
+    ];
+    for (tag, (verb, slba, in_controller)) in requests.into_iter().enumerate() {
+        let runs = [(tag * 4096, 4096)];
+        let memory = match in_controller {
+            true => Runs::in_controller(&own, &runs),
+            false => Runs::new(&bench.memory, &runs),
+        };
+        memory.fill(&page_bytes(if verb == WRITE { tag } else { 40 }));
+        bench.submit(0, bench.io(verb, slba, 8), memory, tag);
+    }
+    bench.controller().reset().unwrap();
+    let mut ended = bench.finish();
+    ended.sort_by_key(|done| done.tag);
+    let forgotten: Vec<_> = ended
+        .iter()
+        .filter(|done| done.result == Err(IoError::Forgotten))
+        .map(|done| done.tag)
+        .collect();
+    assert_eq!(forgotten, [1, 3, 4]);
+    let fine = |done: &&Done<Runs, usize>| done.result.is_ok();
+    assert_eq!(ended.iter().filter(fine).count(), 3);
+    // The read was made anew, and what lay in host memory was written.
+    assert!(ended[0].memory.bytes() == page_bytes(40));
+    for (slba, tag) in [(16, 2), (32, 5)] {
+        let mut there = [0; 4096];
+        bench.soft.read_media(1, slba, &mut there);
+        assert!(there == page_bytes(tag));
+    }
+    assert_eq!(bench.queues[0].borrow().resets(), 1);
     bench.is_clean();
 }
 

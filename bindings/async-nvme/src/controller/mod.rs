@@ -529,6 +529,11 @@ impl Controller {
             .ok_or(CmbError::Unable { what: "anything" })?;
         self.program_cmb(device_address)?;
         self.cmb_address = Some(device_address);
+        self.regions.set_volatile(Region {
+            start: mapping.base.addr().get(),
+            len: mapping.len,
+            device_address,
+        });
         let pool = self.lend(mapping, device_address, layout.abilities)?;
         self.controller_memory = Some(Arc::clone(&pool));
         Ok(pool)

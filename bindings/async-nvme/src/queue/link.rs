@@ -57,6 +57,8 @@ pub(crate) struct Wish(u32);
 impl Wish {
     /// What a queue pair starts from: nobody wished for it.
     pub(crate) const START: Wish = Wish(1);
+    /// What stands in a link while the controller has not been reset since the queue was made.
+    pub(crate) const FIRST: Wish = Wish(0);
 
     pub(crate) fn stage(self) -> Stage {
         Stage::of(self.0)

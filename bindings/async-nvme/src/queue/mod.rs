@@ -9,7 +9,9 @@
 //! A request that cannot be sent (the queue is full, or the controller is being reset) waits in
 //! line. After a reset every request that had not ended is sent again from its beginning: all the
 //! verbs of [`Verb`] may be repeated, and the host has not been told yet that they ended, so it
-//! orders nothing after them.
+//! orders nothing after them. But what was to be written or compared and lay in the controller's own
+//! memory may be gone with the reset: such a request ends with [`IoError::Forgotten`]. Data put there
+//! for a request that was not submitted yet is no better: see [`Queue::resets`].
 
 mod commands;
 mod data;
@@ -165,6 +167,7 @@ pub struct Queue<M, T> {
     now_ns: u64,
     looked_ns: u64,
     stats: QueueStats,
+    resets: u64,
     id: QueueId,
 }
 
@@ -267,6 +270,7 @@ impl<M: Buffers, T> Queue<M, T> {
             now_ns: 0,
             looked_ns: 0,
             stats: QueueStats::default(),
+            resets: 0,
             id: parts.id,
         })
     }
@@ -279,6 +283,17 @@ impl<M: Buffers, T> Queue<M, T> {
     /// Counters.
     pub fn stats(&self) -> QueueStats {
         self.stats
+    }
+
+    /// Resets of the controller that this queue pair has seen begin. Each may take what lies in the
+    /// controller's own memory: data put there before belongs to no request after.
+    pub fn resets(&self) -> u64 {
+        self.resets
+    }
+
+    /// Whether commands go to the controller now; during a reset they wait.
+    pub fn is_running(&self) -> bool {
+        self.stage == Stage::Run
     }
 
     /// Requests that have not ended, and those that have and were not fetched.
@@ -527,10 +542,15 @@ impl<M: Buffers, T> Queue<M, T> {
     /// Does what the keeper wants. The controller is not enabled while the stage changes to or from
     /// `Hold`, so it reaches neither the rings nor any memory.
     fn go(&mut self, wish: Wish) {
+        let begins = self.wish == Wish::START;
         match wish.stage() {
-            Stage::Hold => {}
+            Stage::Hold => self.resets += 1,
             Stage::Run if self.stage == Stage::Run => {}
-            Stage::Run => self.restart(),
+            Stage::Run => {
+                // One that begins has not seen the resets before it was opened.
+                self.resets += u64::from(begins && wish != Wish::FIRST);
+                self.restart();
+            }
             Stage::Gone => self.give_up(),
         }
         self.stage = wish.stage();
@@ -557,14 +577,41 @@ impl<M: Buffers, T> Queue<M, T> {
             self.stats.resent_requests += 1;
             self.stand_in_line(index);
         }
-        // Those that stood in line with a part answered too: a drive that lost its power, or its
-        // firmware's state, has lost that part with its write cache.
-        for index in &self.line {
-            if let Some(request) = self.requests.get_mut(*index as usize) {
+        // All that has not ended stands in line now. Also what had a part answered begins anew: a
+        // drive that lost its power, or its firmware's state, has lost that part with its write cache.
+        for _ in 0..self.line.len() {
+            let Some(index) = self.line.pop_front() else {
+                return;
+            };
+            let forgotten = self.is_forgotten(index);
+            let Some(request) = self.requests.get_mut(index as usize) else {
+                continue;
+            };
+            if forgotten {
+                request.in_line = false;
+                self.end(index, Err(IoError::Forgotten));
+            } else {
                 request.sent_blocks = 0;
                 request.cursor = Cursor::default();
+                self.line.push_back(index);
             }
         }
+    }
+
+    /// Whether a reset took what a request was to write or compare.
+    fn is_forgotten(&self, index: u32) -> bool {
+        let index = index as usize;
+        let (Some(request), Some(Some((memory, _)))) =
+            (self.requests.get(index), self.held.get(index))
+        else {
+            return false;
+        };
+        let sends = matches!(request.io.verb, Verb::Write { .. } | Verb::Compare);
+        sends
+            && self.resets > 0
+            && (0..)
+                .map_while(|segment| memory.segment(segment))
+                .any(|(start, len)| self.lookup.regions.is_volatile(start, len))
     }
 
     /// The controller is gone: everything fails.

@@ -88,6 +88,18 @@ impl Bus {
         }
     }
 
+    /// Nobody promises that a controller memory buffer's contents outlive a reset (Base 2.1, 8.2.1):
+    /// these never do.
+    pub(super) fn scramble_cmb(&self) {
+        let Some(window) = self.cmb.as_ref() else {
+            return;
+        };
+        for offset in (0..window.len).step_by(4) {
+            let word = window.memory.word(window.offset + offset);
+            word.fetch_xor(0x5a5a_a5a5, Ordering::Relaxed);
+        }
+    }
+
     /// Whether all of it can be reached.
     pub(super) fn reaches(&self, address: u64, len: usize) -> bool {
         self.with(address, len, |_| ()).is_ok()

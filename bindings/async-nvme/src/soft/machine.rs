@@ -203,6 +203,7 @@ impl Machine {
         self.events = Events::new(self.config.event_requests_max);
         self.features = Features::new(&self.config);
         self.shadow = None;
+        self.bus.scramble_cmb();
         self.clear_doorbells();
     }
 

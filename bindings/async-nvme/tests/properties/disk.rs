@@ -178,6 +178,7 @@ impl Reference {
                 return wrong("a difference where there is none".into());
             }
             Err(IoError::Status(_)) => true,
+            Err(IoError::Forgotten) if ask.own => true,
             Err(_) => return wrong("failed".into()),
         };
         match ask.kind {

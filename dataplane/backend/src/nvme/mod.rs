@@ -76,6 +76,8 @@ impl BlockDevice for NvmeDevice {
 fn block_error(error: IoError, write: bool) -> BlockError {
     match error {
         IoError::Gone => BlockError::Gone,
+        // Nothing was promised, and the host has the data still.
+        IoError::Forgotten => BlockError::NotReady,
         IoError::Unmapped | IoError::Unaligned => BlockError::Unsupported,
         IoError::Invalid => BlockError::Internal,
         IoError::Status(status) => status_error(status.code(), write),
