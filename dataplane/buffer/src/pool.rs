@@ -122,8 +122,8 @@ pub struct Pool {
 }
 
 struct Inner {
-    mapping: Arc<Mapping>,
-    size_bytes: usize,
+    memory: PoolMemory,
+    kind: MemoryKind,
     state: RefCell<State>,
     blocks: u32,
     order_max: u8,
@@ -155,15 +155,11 @@ pub struct PoolMemory {
     pub keeper: Arc<dyn Any + Send + Sync>,
 }
 
-/// The memory of every pool of this thread. Not for the I/O path: it allocates.
+/// The memory of every pool of this thread that is the host's. Not for the I/O path: it allocates.
 pub fn pools_of_this_thread() -> Vec<PoolMemory> {
     let memory = |inner: &Weak<Inner>| {
         let inner = inner.upgrade()?;
-        Some(PoolMemory {
-            start: inner.mapping.base(),
-            len_bytes: inner.size_bytes,
-            keeper: Arc::clone(&inner.mapping) as Arc<dyn Any + Send + Sync>,
-        })
+        Some(inner.memory.clone())
     };
     POOLS
         .try_with(|pools| {
@@ -195,17 +191,14 @@ impl Pool {
                 source,
             })?;
         }
-        let state = RefCell::new(State {
-            buddy: Buddy::new(blocks, order_max),
-            holders: vec![0; blocks as usize],
-            line: Line::new(),
-            leased_blocks: 0,
-            waits: 0,
-        });
         let inner = Rc::new(Inner {
-            mapping: Arc::new(mapping),
-            size_bytes: size,
-            state,
+            memory: PoolMemory {
+                start: mapping.base(),
+                len_bytes: size,
+                keeper: Arc::new(mapping),
+            },
+            kind: MemoryKind::Pool,
+            state: RefCell::new(State::new(blocks, order_max)),
             blocks,
             order_max,
             hugepages,
@@ -213,6 +206,50 @@ impl Pool {
         // On a thread that is ending nobody asks any more.
         let _ = POOLS.try_with(|pools| pools.borrow_mut().push(Rc::downgrade(&inner)));
         Ok(Pool { inner })
+    }
+
+    /// Leases memory that is somebody else's, a drive's own for one: as many of its first bytes as
+    /// whole longest leases take. The longest lease is `lease_max_bytes`, or less where the memory is
+    /// shorter: the greatest power of two that fits.
+    ///
+    /// # Errors
+    /// [`PoolError::Config`] where the memory is shorter than 4 KiB or `lease_max_bytes` is no power of
+    /// two from there.
+    ///
+    /// # Safety
+    /// The memory begins on a 4-KiB boundary, is valid for reads and writes as long as its keeper
+    /// lives, and nobody else writes to it while it is leased.
+    pub unsafe fn over(
+        memory: PoolMemory,
+        kind: MemoryKind,
+        lease_max_bytes: usize,
+    ) -> Result<Pool, PoolError> {
+        let error = || PoolError::Config {
+            size_bytes: memory.len_bytes,
+            lease_max_bytes,
+        };
+        let longest = memory.len_bytes.checked_ilog2().ok_or_else(error)?;
+        let lease_max = lease_max_bytes.min(1 << longest);
+        if !lease_max_bytes.is_power_of_two() || lease_max < BLOCK_BYTES {
+            return Err(error());
+        }
+        let blocks = memory.len_bytes / lease_max * (lease_max / BLOCK_BYTES);
+        let blocks = u32::try_from(blocks)
+            .ok()
+            .filter(|blocks| *blocks <= 1 << 31)
+            .ok_or_else(error)?;
+        let order = (lease_max / BLOCK_BYTES).trailing_zeros();
+        let order_max = u8::try_from(order).map_err(|_| error())?;
+        Ok(Pool {
+            inner: Rc::new(Inner {
+                memory,
+                kind,
+                state: RefCell::new(State::new(blocks, order_max)),
+                blocks,
+                order_max,
+                hugepages: false,
+            }),
+        })
     }
 
     /// The longest lease in bytes.
@@ -313,6 +350,16 @@ pub(crate) fn map(size: usize, hugepages: bool) -> Result<(Mapping, bool), PoolE
 }
 
 impl State {
+    fn new(blocks: u32, order_max: u8) -> State {
+        State {
+            buddy: Buddy::new(blocks, order_max),
+            holders: vec![0; blocks as usize],
+            line: Line::new(),
+            leased_blocks: 0,
+            waits: 0,
+        }
+    }
+
     fn take(&mut self, order: u8) -> Option<u32> {
         let block = self.buddy.take(order)?;
         self.holders[block as usize] = 1;
@@ -339,12 +386,12 @@ impl Inner {
     /// The handle on a run just taken; it counts one holder already.
     fn lease(self: &Rc<Inner>, block: u32, len: usize) -> Lease {
         let owner: Rc<dyn LeaseOwner> = Rc::<Inner>::clone(self);
-        // SAFETY: a taken block's run lies inside the mapping.
-        let ptr = unsafe { self.mapping.base().add(block as usize * BLOCK_BYTES) };
+        // SAFETY: a taken block's run lies inside the memory.
+        let ptr = unsafe { self.memory.start.add(block as usize * BLOCK_BYTES) };
         // `order_for` bounds len by the longest lease, and that by the number of blocks.
         let len = u32::try_from(len).unwrap_or(0);
-        // SAFETY: the run is committed memory of the mapping, which the owner holds; it was marked
-        // taken with one holder and goes to nobody else until that count is zero again.
+        // SAFETY: the run is valid memory as long as its keeper lives, which the owner holds; it was
+        // marked taken with one holder and goes to nobody else until that count is zero again.
         unsafe { Lease::from_raw(ptr, len, block, owner) }
     }
 
@@ -402,7 +449,7 @@ impl LeaseOwner for Inner {
     }
 
     fn kind(&self) -> MemoryKind {
-        MemoryKind::Pool
+        self.kind
     }
 }
 

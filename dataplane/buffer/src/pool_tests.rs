@@ -391,3 +391,41 @@ fn the_memory_of_this_threads_pools_is_told_while_they_live() {
     drop((lease, pool, told));
     assert_eq!(pools_of_this_thread().len(), before - 1);
 }
+
+#[test]
+fn memory_of_others_is_leased_as_far_as_whole_longest_leases_go() {
+    let host = pool(2 << 20, 1 << 20);
+    let over = |len_bytes, lease_max_bytes| {
+        let memory = PoolMemory {
+            len_bytes,
+            ..host.inner.memory.clone()
+        };
+        // SAFETY: a pool's pages, kept by it and leased by nobody else here.
+        unsafe { Pool::over(memory, MemoryKind::Controller, lease_max_bytes) }
+    };
+    let own = over((64 << 10) + 4096 + 100, 16 << 10).unwrap();
+    assert_eq!(own.lease_max_bytes(), 16 << 10);
+    assert_eq!(own.stats().size_bytes, 64 << 10);
+    let leases: Vec<_> = (0..4).map(|_| own.try_lease(16 << 10).unwrap()).collect();
+    assert!(own.try_lease(1).is_none());
+    assert_eq!(leases[0].kind(), MemoryKind::Controller);
+    let base = host.inner.memory.start.as_ptr().addr();
+    let mut at: Vec<_> = leases
+        .iter()
+        .map(|lease| lease.as_ptr().addr() - base)
+        .collect();
+    at.sort_unstable();
+    assert_eq!(at, [0, 16 << 10, 32 << 10, 48 << 10]);
+    drop(leases);
+    // No memory of the host's: a device has no need to be told of it.
+    let count = pools_of_this_thread().len();
+    let other = over(12 << 10, 1 << 20).unwrap();
+    assert_eq!(pools_of_this_thread().len(), count);
+    assert_eq!(
+        (other.lease_max_bytes(), other.stats().size_bytes),
+        (8 << 10, 8 << 10)
+    );
+    assert!(matches!(over(4095, 4096), Err(PoolError::Config { .. })));
+    assert!(matches!(over(0, 4096), Err(PoolError::Config { .. })));
+    assert!(matches!(over(8192, 5000), Err(PoolError::Config { .. })));
+}
