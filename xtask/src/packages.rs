@@ -14,8 +14,8 @@ struct Need {
     reason: &'static str,
 }
 
-/// Everything the build needs. No C library but libc.
-const NEEDS: [Need; 2] = [
+/// Everything the build needs. The one C library beside libc is hwloc.
+const NEEDS: [Need; 3] = [
     Need {
         trial: &["cc", "--version"],
         packages: &["gcc", "libc6-dev"],
@@ -30,6 +30,12 @@ const NEEDS: [Need; 2] = [
         ],
         packages: &["protobuf-compiler", "libprotobuf-dev"],
         reason: "etcd's client is generated with it",
+    },
+    Need {
+        // hwlocality links as if statically, so what hwloc itself links must be there too.
+        trial: &["pkg-config", "--exists", "hwloc >= 2.5", "libudev"],
+        packages: &["libhwloc-dev", "libudev-dev", "pkg-config"],
+        reason: "the node places its reactors with hwloc",
     },
 ];
 

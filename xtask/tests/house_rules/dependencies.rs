@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::tree;
 
 /// Each crate of the workspace and the others it may use. Development dependencies are free.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("penstock-units", &[]),
     ("penstock-async-nvme", &["units", "nvme", "buffer"]),
     ("penstock-nvme", &["units"]),
@@ -16,6 +16,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("penstock-block", &["units", "buffer"]),
     ("penstock-reactor", &["units", "buffer"]),
     ("penstock-seam", &["units", "nvme", "buffer"]),
+    ("penstock-topology", &[]),
     (
         "penstock-backend",
         &["units", "nvme", "buffer", "block", "reactor", "async-nvme"],
@@ -41,6 +42,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "async-nvme",
             "seam",
             "subsystem",
+            "topology",
             "transport-tcp",
             // The agent speaks control's API and carries out its plans.
             "api",
