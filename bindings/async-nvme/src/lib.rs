@@ -5,13 +5,15 @@
 //! keeps its [`Controller`]: start, events, late commands, resets, shutdown; it may wait. Every
 //! reactor has a [`Queue`] of its own, or an [`IoQueue`] with an `async fn` for each command, which
 //! never waits; both sides meet in a [`Link`]. What a drive may reach is in its [`Regions`]; memory
-//! of the drive itself is given out by a [`ControllerMemoryPool`]. [`check`] tries all of it on a
+//! of the drive itself is given out by a [`ControllerMemoryPool`]. Those that use drives need of this
+//! what [`Driver`] and [`QueuePair`] name. [`check`] tries all of it on a
 //! drive at hand, and the feature `soft` has a controller in software for tests.
 mod bar;
 pub mod check;
 mod cmb;
 mod controller;
 mod dma;
+mod driver;
 mod io;
 mod io_queue;
 mod memory;
@@ -30,6 +32,7 @@ pub use controller::{
     PmrLayout, Sleeping,
 };
 pub use dma::{DmaError, Keeper, Mapper, Region, Regions};
+pub use driver::{AnyQueue, Driver, PairParts, QueuePair};
 pub use io::{Buffers, Done, Io, IoError, Verb};
 pub use io_queue::{Answer, IoQueue};
 pub use memory::DeviceMemory;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use penstock_async_nvme::pci::PciAddress;
 use penstock_async_nvme::vfio::{Device, DeviceError, OpenError, OpenOptions};
 use penstock_async_nvme::{
-    Controller, ControllerConfig, ControllerError, ControllerMapping, DmaError, Identity,
-    Namespace, QueueParts, Regions, Sleeping,
+    Controller, ControllerConfig, ControllerError, ControllerMapping, DmaError, Driver, Identity,
+    Namespace, PairParts, Regions, Sleeping,
 };
 use penstock_block::BlockError;
 use penstock_reactor::{Polled, Poller, PollerGuard};
@@ -118,7 +118,7 @@ pub struct NvmeDrive {
     identity: Identity,
     regions: Arc<Regions>,
     /// Queue pairs that no reactor has taken yet.
-    parts: Mutex<Vec<QueueParts>>,
+    parts: Mutex<Vec<PairParts>>,
     kept: Arc<Kept>,
     keeper: Keeper,
 }
@@ -176,7 +176,7 @@ impl NvmeDrive {
     /// [`DriveError`].
     pub fn start(
         name: String,
-        mut controller: Controller,
+        mut controller: impl Driver + 'static,
         device: Option<Device>,
         reactors: u16,
     ) -> Result<Arc<NvmeDrive>, DriveError> {
@@ -189,7 +189,7 @@ impl NvmeDrive {
             })?;
         let identity = controller.identity().clone();
         let regions = Arc::clone(controller.regions());
-        let kept = Arc::new(Kept::new(name.clone(), controller, device));
+        let kept = Arc::new(Kept::new(name.clone(), Box::new(controller), device));
         let keeper = Keeper::start(Arc::clone(&kept)).map_err(|source| DriveError::Thread {
             name: name.clone(),
             source,
@@ -233,7 +233,7 @@ impl NvmeDrive {
     /// [`DriveError::Controller`].
     pub fn namespaces(&self) -> Result<Vec<Namespace>, DriveError> {
         self.kept
-            .with_controller(Controller::namespaces)
+            .with_controller(|controller| controller.namespaces())
             .map_err(|source| self.error(source))
     }
 
@@ -297,7 +297,7 @@ impl NvmeDrive {
         }
     }
 
-    fn lock_parts(&self) -> MutexGuard<'_, Vec<QueueParts>> {
+    fn lock_parts(&self) -> MutexGuard<'_, Vec<PairParts>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

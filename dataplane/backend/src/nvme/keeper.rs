@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use penstock_async_nvme::vfio::Device;
-use penstock_async_nvme::{Controller, ControllerError, Namespace, Notice};
+use penstock_async_nvme::{ControllerError, Driver, Namespace, Notice};
 use penstock_nvme::Status;
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::log::HealthLog;
@@ -51,7 +51,7 @@ impl DriveHealth {
 pub struct Kept {
     name: String,
     /// `None` once the drive is gone or was shut down.
-    controller: Mutex<Option<Controller>>,
+    controller: Mutex<Option<Box<dyn Driver>>>,
     /// The drive as the kernel gave it to us; `None` for one that is no PCI device, or is gone.
     device: Mutex<Option<Device>>,
     reactors: Mutex<Vec<ReactorHandle>>,
@@ -68,7 +68,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Kept {
-    pub(super) fn new(name: String, controller: Controller, device: Option<Device>) -> Kept {
+    pub(super) fn new(name: String, controller: Box<dyn Driver>, device: Option<Device>) -> Kept {
         Kept {
             name,
             controller: Mutex::new(Some(controller)),
@@ -90,10 +90,10 @@ impl Kept {
     /// Does something with the controller.
     pub(super) fn with_controller<T>(
         &self,
-        f: impl FnOnce(&mut Controller) -> Result<T, ControllerError>,
+        f: impl FnOnce(&mut dyn Driver) -> Result<T, ControllerError>,
     ) -> Result<T, ControllerError> {
         f(lock(&self.controller)
-            .as_mut()
+            .as_deref_mut()
             .ok_or(ControllerError::Gone)?)
     }
 
@@ -148,7 +148,7 @@ impl Kept {
         }
         let notice = lock(&self.controller)
             .as_mut()
-            .and_then(Controller::service);
+            .and_then(|controller| controller.service());
         match notice {
             None => {}
             Some(Notice::Event(event)) => self.on_event(event),
@@ -202,7 +202,7 @@ impl Kept {
     }
 
     fn read_health(&self) {
-        match self.with_controller(Controller::health) {
+        match self.with_controller(|controller| controller.health()) {
             Ok(log) => *lock(&self.health) = Some(DriveHealth::of(&log)),
             Err(error) => tracing::warn!(drive = self.name, %error, "no health from the drive"),
         }
@@ -213,7 +213,7 @@ impl Kept {
         if self.is_gone() {
             return Ok(());
         }
-        let result = self.with_controller(Controller::shut_down);
+        let result = self.with_controller(|controller| controller.shut_down());
         self.let_go();
         result
     }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use penstock_async_nvme::{Done, Io, IoError, Queue, QueueParts, Regions, Verb};
+use penstock_async_nvme::{AnyQueue, Done, Io, IoError, PairParts, QueuePair, Regions, Verb};
 use penstock_block::{
     BlockDevice, BlockError, BlockQueue, Completer, Direction, Op, Outcome, Request, Ticket,
 };
@@ -33,7 +33,7 @@ pub(super) struct Flight {
 /// A queue pair.
 pub(super) struct Pair {
     /// `None` once the drive is gone: then nothing of ours keeps its registers mapped.
-    queue: RefCell<Option<Queue<Payload, Flight>>>,
+    queue: RefCell<Option<AnyQueue<Payload, Flight>>>,
     kept: Arc<Kept>,
     spare: Option<Pool>,
     /// Will be called at the end of this round.
@@ -47,7 +47,7 @@ fn now_ns() -> u64 {
 impl Pair {
     /// Opens a queue pair on this reactor, and maps the reactor's pools for the drive.
     pub(super) fn open(
-        parts: QueueParts,
+        parts: PairParts,
         kept: &Arc<Kept>,
         regions: &Regions,
     ) -> Result<Rc<Pair>, BlockError> {
@@ -65,7 +65,7 @@ impl Pair {
                 BlockError::NoResources
             })?;
         }
-        let mut queue = Queue::open(parts).map_err(|error| {
+        let mut queue = parts.open().map_err(|error| {
             tracing::error!(%error, "a queue pair cannot be opened");
             BlockError::NoResources
         })?;

@@ -1,0 +1,245 @@
+//! What a driver is to those that use drives: a controller that somebody keeps ([`Driver`]) and queue
+//! pairs of the reactors ([`QueuePair`]).
+//!
+//! Keeping a controller is slow work, behind a pointer; a queue pair is reached for every command, so
+//! [`AnyQueue`] names the drivers there are, and with one alone it costs nothing.
+
+use std::sync::Arc;
+
+use penstock_nvme::log::HealthLog;
+use penstock_units::Nsid;
+
+use crate::cmb::{CmbAbilities, ControllerMemoryPool};
+use crate::controller::{Controller, ControllerError, Identity, Namespace, Notice};
+use crate::dma::{DmaError, Regions};
+use crate::io::{Buffers, Done, Io};
+use crate::queue::{Queue, QueueParts, QueueStats};
+
+/// A controller that is up, kept by one thread that may wait.
+pub trait Driver: Send {
+    /// What the controller is.
+    fn identity(&self) -> &Identity;
+
+    /// What the device reaches; payload memory is added here.
+    fn regions(&self) -> &Arc<Regions>;
+
+    /// Namespaces attached to the controller now.
+    ///
+    /// # Errors
+    /// [`ControllerError`].
+    fn namespaces(&mut self) -> Result<Vec<Namespace>, ControllerError>;
+
+    /// One namespace as it is now; `None` where it is not attached.
+    ///
+    /// # Errors
+    /// [`ControllerError`].
+    fn namespace(&mut self, nsid: Nsid) -> Result<Option<Namespace>, ControllerError>;
+
+    /// Health of the drive (Base 2.1, 5.1.12.1.3).
+    ///
+    /// # Errors
+    /// [`ControllerError`].
+    fn health(&mut self) -> Result<HealthLog, ControllerError>;
+
+    /// A round of keeping the controller: events, late commands, resets. The next thing to tell.
+    fn service(&mut self) -> Option<Notice>;
+
+    /// Makes an I/O queue pair; to be opened on the thread that will use it.
+    ///
+    /// # Errors
+    /// [`ControllerError`]: [`ControllerError::Queues`] where all are in use.
+    fn create_queue(&mut self) -> Result<PairParts, ControllerError>;
+
+    /// The controller memory in use; `None` where there is none or the driver cannot reach it.
+    fn controller_memory(&self) -> Option<&Arc<ControllerMemoryPool>>;
+
+    /// What the controller memory in use can hold; nothing where there is none.
+    fn controller_memory_abilities(&self) -> CmbAbilities {
+        self.controller_memory()
+            .map_or(CmbAbilities::default(), |pool| pool.abilities())
+    }
+
+    /// Resets the controller. Requests wait and are sent again afterwards.
+    ///
+    /// # Errors
+    /// [`ControllerError`]: the controller is gone for good then.
+    fn reset(&mut self) -> Result<(), ControllerError>;
+
+    /// Tells the drive that power may go and lets go of it.
+    ///
+    /// # Errors
+    /// [`ControllerError`]; also where it is gone or was shut down already.
+    fn shut_down(&mut self) -> Result<(), ControllerError>;
+}
+
+/// A queue pair in use by one thread, which never waits. `M` is the memory of a request, `T` whatever
+/// else goes back with its end.
+pub trait QueuePair<M: Buffers, T> {
+    /// Takes a request. Its end comes out of [`QueuePair::next_done`].
+    fn submit(&mut self, io: Io, memory: M, tag: T);
+
+    /// Looks at the clock and at what the controller's keeper wants; to be called every round.
+    fn tick(&mut self, now_ns: u64);
+
+    /// The next request that ended.
+    fn next_done(&mut self) -> Option<Done<M, T>>;
+
+    /// The end of a round: the controller hears of everything submitted since the last.
+    fn round_end(&mut self);
+
+    /// Requests that have not ended, and those that have and were not fetched.
+    fn in_flight(&self) -> usize;
+
+    /// Whether the controller is gone, for this queue pair at least.
+    fn is_gone(&self) -> bool;
+
+    /// Counters.
+    fn stats(&self) -> QueueStats;
+}
+
+/// All that is needed to open a queue pair on the thread that will use it.
+pub enum PairParts {
+    /// Of this crate's own driver.
+    Own(QueueParts),
+}
+
+impl PairParts {
+    /// Opens the queue pair on this thread.
+    ///
+    /// # Errors
+    /// [`DmaError`].
+    pub fn open<M: Buffers, T>(self) -> Result<AnyQueue<M, T>, DmaError> {
+        match self {
+            PairParts::Own(parts) => Queue::open(parts).map(AnyQueue::Own),
+        }
+    }
+}
+
+/// A queue pair of whichever driver has the drive.
+pub enum AnyQueue<M, T> {
+    /// This crate's own.
+    Own(Queue<M, T>),
+}
+
+/// What the driver's queue pair does.
+macro_rules! with {
+    ($any:expr, $queue:ident => $body:expr) => {
+        match $any {
+            AnyQueue::Own($queue) => $body,
+        }
+    };
+}
+
+impl<M: Buffers, T> QueuePair<M, T> for AnyQueue<M, T> {
+    #[inline]
+    fn submit(&mut self, io: Io, memory: M, tag: T) {
+        with!(self, queue => queue.submit(io, memory, tag));
+    }
+
+    #[inline]
+    fn tick(&mut self, now_ns: u64) {
+        with!(self, queue => queue.tick(now_ns));
+    }
+
+    #[inline]
+    fn next_done(&mut self) -> Option<Done<M, T>> {
+        with!(self, queue => queue.next_done())
+    }
+
+    #[inline]
+    fn round_end(&mut self) {
+        with!(self, queue => queue.round_end());
+    }
+
+    #[inline]
+    fn in_flight(&self) -> usize {
+        with!(self, queue => queue.in_flight())
+    }
+
+    #[inline]
+    fn is_gone(&self) -> bool {
+        with!(self, queue => queue.is_gone())
+    }
+
+    fn stats(&self) -> QueueStats {
+        with!(self, queue => queue.stats())
+    }
+}
+
+impl<M: Buffers, T> QueuePair<M, T> for Queue<M, T> {
+    #[inline]
+    fn submit(&mut self, io: Io, memory: M, tag: T) {
+        Queue::submit(self, io, memory, tag);
+    }
+
+    #[inline]
+    fn tick(&mut self, now_ns: u64) {
+        Queue::tick(self, now_ns);
+    }
+
+    #[inline]
+    fn next_done(&mut self) -> Option<Done<M, T>> {
+        Queue::next_done(self)
+    }
+
+    #[inline]
+    fn round_end(&mut self) {
+        Queue::round_end(self);
+    }
+
+    #[inline]
+    fn in_flight(&self) -> usize {
+        Queue::in_flight(self)
+    }
+
+    #[inline]
+    fn is_gone(&self) -> bool {
+        Queue::is_gone(self)
+    }
+
+    fn stats(&self) -> QueueStats {
+        Queue::stats(self)
+    }
+}
+
+impl Driver for Controller {
+    fn identity(&self) -> &Identity {
+        Controller::identity(self)
+    }
+
+    fn regions(&self) -> &Arc<Regions> {
+        Controller::regions(self)
+    }
+
+    fn namespaces(&mut self) -> Result<Vec<Namespace>, ControllerError> {
+        Controller::namespaces(self)
+    }
+
+    fn namespace(&mut self, nsid: Nsid) -> Result<Option<Namespace>, ControllerError> {
+        Controller::namespace(self, nsid)
+    }
+
+    fn health(&mut self) -> Result<HealthLog, ControllerError> {
+        Controller::health(self)
+    }
+
+    fn service(&mut self) -> Option<Notice> {
+        Controller::service(self)
+    }
+
+    fn create_queue(&mut self) -> Result<PairParts, ControllerError> {
+        Controller::create_queue(self).map(PairParts::Own)
+    }
+
+    fn controller_memory(&self) -> Option<&Arc<ControllerMemoryPool>> {
+        Controller::controller_memory(self)
+    }
+
+    fn reset(&mut self) -> Result<(), ControllerError> {
+        Controller::reset(self)
+    }
+
+    fn shut_down(&mut self) -> Result<(), ControllerError> {
+        Controller::shut_down(self)
+    }
+}
