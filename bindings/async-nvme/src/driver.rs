@@ -13,7 +13,7 @@ use crate::cmb::{CmbAbilities, ControllerMemoryPool};
 use crate::controller::{Controller, ControllerError, Identity, Namespace, Notice};
 use crate::dma::{DmaError, Regions};
 use crate::io::{Buffers, Done, Io};
-use crate::queue::{Queue, QueueParts, QueueStats};
+use crate::queue::{Queue, QueueParts, QueueStats, Wire};
 
 /// A controller that is up, kept by one thread that may wait.
 pub trait Driver: Send {
@@ -166,7 +166,7 @@ impl<M: Buffers, T> QueuePair<M, T> for AnyQueue<M, T> {
     }
 }
 
-impl<M: Buffers, T> QueuePair<M, T> for Queue<M, T> {
+impl<M: Buffers, T, W: Wire> QueuePair<M, T> for Queue<M, T, W> {
     #[inline]
     fn submit(&mut self, io: Io, memory: M, tag: T) {
         Queue::submit(self, io, memory, tag);

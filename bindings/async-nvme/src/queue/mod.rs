@@ -17,6 +17,7 @@ mod commands;
 mod data;
 mod link;
 pub(crate) mod rings;
+mod wire;
 
 use std::collections::VecDeque;
 use std::ptr::NonNull;
@@ -37,6 +38,8 @@ use data::{Cursor, List, Lookup};
 use link::Wish;
 pub use link::{Link, Stage};
 use rings::{Completions, Doorbell, Submission};
+use wire::Rings;
+pub(crate) use wire::Wire;
 
 /// How often [`Queue::tick`] looks at all commands, nanoseconds.
 const LOOK_EVERY_NS: u64 = 10_000_000;
@@ -143,10 +146,10 @@ pub struct QueueStats {
     pub resent_requests: u64,
 }
 
-/// A queue pair in use. `M` is the memory of a request, `T` whatever else goes back with its end.
-pub struct Queue<M, T> {
-    submission: Submission,
-    completions: Completions,
+/// A queue pair in use. `M` is the memory of a request, `T` whatever else goes back with its end, `W`
+/// the way to the controller.
+pub struct Queue<M, T, W = Rings> {
+    wire: W,
     commands: Commands,
     requests: Vec<Request>,
     /// Memory and tag of each request; `None` where its place is free.
@@ -162,7 +165,6 @@ pub struct Queue<M, T> {
     wish: Wish,
     link: Arc<Link>,
     memory: DeviceMemory,
-    _submission_memory: Option<ControllerMemory>,
     lists_offset: usize,
     now_ns: u64,
     looked_ns: u64,
@@ -229,7 +231,6 @@ impl<M: Buffers, T> Queue<M, T> {
             return Err(misfit());
         }
         let entries = u32::from(parts.entries);
-        parts.link.open();
         let mut tail = Doorbell::new(parts.bar.clone(), tail);
         let mut head = Doorbell::new(parts.bar.clone(), head);
         if let Some(shadow) = parts.shadow {
@@ -246,33 +247,67 @@ impl<M: Buffers, T> Queue<M, T> {
                 Completions::new(parts.memory.base(), entries, head),
             )
         };
-        Ok(Queue {
+        let wire = Rings {
             submission,
             completions,
+            _memory: parts.submission,
+        };
+        Ok(Queue::on(
+            wire,
+            Base {
+                id: parts.id,
+                entries: parts.entries,
+                regions: parts.regions,
+                limits: parts.limits,
+                link: parts.link,
+                lists_offset: completion_bytes(parts.entries) + submission_bytes(parts.entries),
+                memory: parts.memory,
+            },
+        ))
+    }
+}
+
+/// What every queue pair is made of, whatever its way to the controller.
+pub(crate) struct Base {
+    pub(crate) id: QueueId,
+    /// Entries of both queues.
+    pub(crate) entries: u16,
+    pub(crate) regions: Arc<Regions>,
+    pub(crate) limits: Limits,
+    pub(crate) link: Arc<Link>,
+    /// Holds a list for each entry from `lists_offset`.
+    pub(crate) memory: DeviceMemory,
+    pub(crate) lists_offset: usize,
+}
+
+impl<M: Buffers, T, W: Wire> Queue<M, T, W> {
+    pub(crate) fn on(wire: W, base: Base) -> Queue<M, T, W> {
+        base.link.open();
+        Queue {
+            wire,
             // One entry stays empty, so that a full queue is told from an empty one.
-            commands: Commands::new(parts.entries - 1),
+            commands: Commands::new(base.entries - 1),
             requests: Vec::new(),
             held: Vec::new(),
             free_requests: Vec::new(),
             line: VecDeque::new(),
             ended: VecDeque::new(),
             lookup: Lookup {
-                regions: parts.regions,
+                regions: base.regions,
                 last: Region::default(),
             },
-            limits: parts.limits,
+            limits: base.limits,
             stage: Wish::START.stage(),
             wish: Wish::START,
-            link: parts.link,
-            lists_offset: completion_bytes(parts.entries) + submission_bytes(parts.entries),
-            memory: parts.memory,
-            _submission_memory: parts.submission,
+            link: base.link,
+            lists_offset: base.lists_offset,
+            memory: base.memory,
             now_ns: 0,
             looked_ns: 0,
             stats: QueueStats::default(),
             resets: 0,
-            id: parts.id,
-        })
+            id: base.id,
+        }
     }
 
     /// Queue identifier.
@@ -421,7 +456,7 @@ impl<M: Buffers, T> Queue<M, T> {
             Ok(sqe) => {
                 request.sent_blocks += blocks.max(1);
                 request.outstanding += 1;
-                self.submission.push(sqe.with_cid(cid));
+                self.wire.push(sqe, cid);
                 self.stats.commands += 1;
                 Ok(())
             }
@@ -441,7 +476,7 @@ impl<M: Buffers, T> Queue<M, T> {
         if self.stage != Stage::Run {
             return None;
         }
-        while let Some(cqe) = self.completions.pop() {
+        while let Some(cqe) = self.wire.pop() {
             if let Some(done) = self.completed(&cqe) {
                 return Some(done);
             }
@@ -503,8 +538,7 @@ impl<M: Buffers, T> Queue<M, T> {
             }
             self.send(index);
         }
-        self.submission.ring();
-        self.completions.ring();
+        self.wire.ring();
     }
 
     /// Looks at the clock and at what the controller's keeper wants; to be called every round.
@@ -527,12 +561,12 @@ impl<M: Buffers, T> Queue<M, T> {
             return;
         }
         if self.commands.in_use() > 0 {
-            self.submission.remind();
+            self.wire.remind();
         }
         match self.commands.overdue(self.now_ns, self.limits.timeout_ns) {
             Some(Overdue::Late(cid)) => {
                 self.stats.late_commands += 1;
-                self.link.tell_late(cid);
+                self.wire.late(cid, &self.link);
             }
             Some(Overdue::Stuck) => self.link.ask_reset(),
             None => {}
@@ -560,8 +594,7 @@ impl<M: Buffers, T> Queue<M, T> {
 
     /// After a reset: empty rings, and everything that had not ended from its beginning.
     fn restart(&mut self) {
-        self.submission.restart();
-        self.completions.restart();
+        self.wire.restart();
         while let Some(index) = self.commands.give_back_any() {
             let Some(request) = self.request(index) else {
                 continue;
@@ -646,7 +679,7 @@ impl<M: Buffers, T> Queue<M, T> {
     }
 }
 
-impl<M, T> Drop for Queue<M, T> {
+impl<M, T, W> Drop for Queue<M, T, W> {
     fn drop(&mut self) {
         if self.stage != Stage::Gone && self.commands.in_use() > 0 {
             // The controller may still write to the memory of these: it is never given back.
