@@ -10,6 +10,7 @@ use penstock_nvme::pcie::{cq_doorbell, sq_doorbell};
 use penstock_nvme::{Cqe, Sqe};
 use penstock_units::QueueId;
 
+use super::commands::{Admin, DATA_BYTES, Data};
 use super::error::ControllerError;
 use super::pace::Pace;
 use crate::bar::Bar;
@@ -21,8 +22,6 @@ use crate::queue::rings::{Completions, Doorbell, Submission};
 pub(super) const ENTRIES: u16 = 32;
 /// Most event requests kept outstanding.
 const EVENTS_MAX: u8 = 4;
-/// The longest data of an admin command of ours.
-pub(super) const DATA_BYTES: usize = 4096;
 const COMPLETIONS_OFFSET: usize = 4096;
 const DATA_OFFSET: usize = 8192;
 const MEMORY_BYTES: usize = 12288;
@@ -40,11 +39,35 @@ pub(super) struct AdminQueue {
     timeout_ns: u64,
 }
 
-/// Data of an admin command.
-pub(super) enum Data<'a> {
-    None,
-    /// From the controller.
-    In(&'a mut [u8]),
+impl Admin for AdminQueue {
+    fn execute(
+        &mut self,
+        command: &'static str,
+        sqe: Sqe,
+        data: Data<'_>,
+    ) -> Result<Cqe, ControllerError> {
+        let sqe = match &data {
+            Data::None => sqe,
+            Data::In(into) if into.len() <= DATA_BYTES => {
+                sqe.with_prps(self.memory.device_address() + DATA_OFFSET as u64, 0)
+            }
+            Data::In(into) => {
+                return Err(ControllerError::Dma(DmaError::NoAddresses {
+                    len_bytes: into.len(),
+                }));
+            }
+        };
+        let cid = self.send(&sqe);
+        let cqe = self.wait(command, cid)?;
+        let status = cqe.status();
+        if !status.is_success() {
+            return Err(ControllerError::Refused { command, status });
+        }
+        if let Data::In(into) = data {
+            self.memory.read(DATA_OFFSET, into);
+        }
+        Ok(cqe)
+    }
 }
 
 impl AdminQueue {
@@ -111,36 +134,6 @@ impl AdminQueue {
         self.submission.push(sqe.with_cid(cid).into());
         self.submission.ring();
         cid
-    }
-
-    /// Sends a command and waits for its answer.
-    pub(super) fn execute(
-        &mut self,
-        command: &'static str,
-        sqe: Sqe,
-        data: Data<'_>,
-    ) -> Result<Cqe, ControllerError> {
-        let sqe = match &data {
-            Data::None => sqe,
-            Data::In(into) if into.len() <= DATA_BYTES => {
-                sqe.with_prps(self.memory.device_address() + DATA_OFFSET as u64, 0)
-            }
-            Data::In(into) => {
-                return Err(ControllerError::Dma(DmaError::NoAddresses {
-                    len_bytes: into.len(),
-                }));
-            }
-        };
-        let cid = self.send(&sqe);
-        let cqe = self.wait(command, cid)?;
-        let status = cqe.status();
-        if !status.is_success() {
-            return Err(ControllerError::Refused { command, status });
-        }
-        if let Data::In(into) = data {
-            self.memory.read(DATA_OFFSET, into);
-        }
-        Ok(cqe)
     }
 
     fn wait(&mut self, command: &'static str, cid: u16) -> Result<Cqe, ControllerError> {

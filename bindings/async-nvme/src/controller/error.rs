@@ -89,6 +89,15 @@ pub enum ControllerError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The library that drives it gave up.
+    #[cfg(feature = "spdk")]
+    #[error("SPDK failed at {doing}: {source}; what it says of it stands on standard error")]
+    Library {
+        /// What was being done.
+        doing: &'static str,
+        /// What it answered.
+        source: std::io::Error,
+    },
     /// Memory for it could not be had.
     #[error(transparent)]
     Dma(#[from] DmaError),
@@ -101,6 +110,10 @@ impl ControllerError {
     /// Whether a reset may help.
     #[must_use]
     pub fn calls_for_reset(&self) -> bool {
+        #[cfg(feature = "spdk")]
+        if matches!(self, ControllerError::Library { .. }) {
+            return true;
+        }
         matches!(
             self,
             ControllerError::Fatal { .. }

@@ -3,6 +3,8 @@
 use penstock_nvme::identify::{IdentifyController, IdentifyNamespace};
 use penstock_units::{BlockSize, Nsid};
 
+use crate::queue::LIST_BYTES;
+
 /// What a controller is and can do (Base 2.1, 5.1.13.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -72,6 +74,15 @@ impl Identity {
             aborts_max: u16::from(data.acl) + 1,
             shutdown_us: data.rtd3e.get(),
         }
+    }
+}
+
+impl Identity {
+    /// Most bytes of one command of this driver's: MDTS, and what a list has room for.
+    pub(crate) fn command_bytes_max(&self) -> u32 {
+        let list_bytes = (LIST_BYTES / 8 * 4096) as u64;
+        let most = self.transfer_bytes_max.unwrap_or(list_bytes);
+        u32::try_from(most.min(list_bytes)).unwrap_or(4096)
     }
 }
 

@@ -5,39 +5,36 @@
 //! keeper and queue pairs meet in a [`Link`] each.
 
 mod admin;
+pub(crate) mod cmb;
+mod commands;
 mod error;
 mod identity;
 mod pace;
 mod pmr;
-mod ready;
+pub(crate) mod ready;
 
 use std::sync::Arc;
 
-use penstock_nvme::command::{Abort, GetLogPage, Identify, SetFeatures};
+use penstock_nvme::command::{Abort, SetFeatures};
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::feature::FeatureId;
-use penstock_nvme::identify::{
-    Cns, IdentifyController, IdentifyNamespace, IdentifyNvmController, NamespaceList,
-};
-use penstock_nvme::log::{HealthLog, LogPage};
+use penstock_nvme::identify::IdentifyController;
+use penstock_nvme::log::HealthLog;
 use penstock_nvme::pcie::{
-    Aqa, CMBSTS_CBAI, Cmbloc, Cmbmsc, Cmbsz, CreateQueue, OFFSET_ACQ, OFFSET_AQA, OFFSET_ASQ,
-    OFFSET_CMBLOC, OFFSET_CMBMSC, OFFSET_CMBSTS, OFFSET_CMBSZ, cq_doorbell,
-    delete_completion_queue, delete_submission_queue, doorbell_buffer_config, format_nvm,
-    sq_doorbell,
+    Aqa, CreateQueue, OFFSET_ACQ, OFFSET_AQA, OFFSET_ASQ, cq_doorbell, delete_completion_queue,
+    delete_submission_queue, doorbell_buffer_config, format_nvm, sq_doorbell,
 };
 use penstock_nvme::register::{Cap, OFFSET_VS};
-use penstock_nvme::{FromBytes, Sqe};
 use penstock_units::{Nsid, QueueId};
 
 use crate::bar::Bar;
 use crate::cmb::{CmbAbilities, CmbError, CmbLayout, ControllerMapping, ControllerMemoryPool};
-use crate::dma::{Region, Regions};
+use crate::dma::Regions;
 use crate::memory::DeviceMemory;
-use crate::queue::{
-    LIST_BYTES, Limits, Link, QueueParts, Shadow, Stage, memory_bytes, submission_bytes,
-};
-use admin::{AdminQueue, Data};
+use crate::queue::{Limits, Link, QueueParts, Shadow, Stage, memory_bytes, submission_bytes};
+use admin::AdminQueue;
+use commands::nonsense;
+pub(crate) use commands::{Admin, Data};
 pub use error::ControllerError;
 pub use identity::{Format, Identity, Namespace};
 pub use pace::{Pace, Sleeping};
@@ -77,9 +74,6 @@ impl Default for ControllerConfig {
         }
     }
 }
-
-/// Pauses that a register gets to follow another.
-const REGISTER_PAUSES: u32 = 10;
 
 /// What the keeper learnt in a round of [`Controller::service`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,17 +190,10 @@ impl Controller {
 
     fn bring_up(&mut self) -> Result<(), ControllerError> {
         self.enable()?;
-        let mut data = [0; 4096];
-        let command = "Identify Controller";
-        self.identify(command, Identify::new(Cns::Controller, 0), &mut data)?;
-        let identify = IdentifyController::ref_from_bytes(&data).map_err(|_| nonsense(command))?;
-        self.identity = Identity::of(identify);
+        self.identity = self.admin.identity()?;
         self.limits.sgl = self.identity.sgl;
-        // A list has room for the pages of 2 MiB.
-        let list_bytes = (LIST_BYTES / 8 * 4096) as u64;
-        let most = self.identity.transfer_bytes_max.unwrap_or(list_bytes);
-        self.limits.transfer_bytes_max = u32::try_from(most.min(list_bytes)).unwrap_or(4096);
-        self.limits.write_zeroes_bytes_max = self.write_zeroes_bytes_max();
+        self.limits.transfer_bytes_max = self.identity.command_bytes_max();
+        self.limits.write_zeroes_bytes_max = self.admin.write_zeroes_bytes_max();
         if self.config.shadow_doorbells && self.identity.doorbell_buffer {
             let memory = DeviceMemory::new(&self.regions, 2 * 4096, self.config.numa_node)?;
             self.shadow = Some(ShadowPages { memory });
@@ -270,32 +257,6 @@ impl Controller {
         Ok(self.admin.execute(command, sqe, Data::None)?.dw0())
     }
 
-    fn identify(
-        &mut self,
-        command: &'static str,
-        what: Identify,
-        into: &mut [u8; 4096],
-    ) -> Result<(), ControllerError> {
-        self.admin
-            .execute(command, what.encode(), Data::In(into))
-            .map(|_| ())
-    }
-
-    /// WZSL, where the controller has the data structure; `None` for no limit but the encoding's
-    /// (NVM 1.1, 4.1.5.2).
-    fn write_zeroes_bytes_max(&mut self) -> Option<u64> {
-        let mut data = [0; 4096];
-        let what = Identify::new(Cns::CommandSetController, 0);
-        let command = "Identify Controller (NVM command set)";
-        self.identify(command, what, &mut data).ok()?;
-        let (data, _) = IdentifyNvmController::ref_from_prefix(&data).ok()?;
-        // log2 in units of the smallest memory page, which is 4 KiB here.
-        match data.wzsl {
-            0 => None,
-            shift => 4096_u64.checked_shl(u32::from(shift)),
-        }
-    }
-
     /// What the controller is.
     #[must_use]
     pub fn identity(&self) -> &Identity {
@@ -325,29 +286,7 @@ impl Controller {
     /// # Errors
     /// [`ControllerError`].
     pub fn namespaces(&mut self) -> Result<Vec<Namespace>, ControllerError> {
-        let (mut found, mut after) = (Vec::new(), 0);
-        loop {
-            let mut data = [0; 4096];
-            let command = "Identify (active namespaces)";
-            self.identify(
-                command,
-                Identify::new(Cns::ActiveNamespaces, after),
-                &mut data,
-            )?;
-            let list = NamespaceList::ref_from_bytes(&data).map_err(|_| nonsense(command))?;
-            let mut nsids: Vec<u32> = list.iter().collect();
-            nsids.retain(|nsid| *nsid > after);
-            let Some(last) = nsids.last().copied() else {
-                return Ok(found);
-            };
-            after = last;
-            for nsid in nsids.iter().filter_map(|nsid| Nsid::new(*nsid)) {
-                found.extend(self.namespace(nsid)?);
-            }
-            if nsids.len() < 1024 {
-                return Ok(found);
-            }
-        }
+        self.admin.namespaces()
     }
 
     /// One namespace as it is now; `None` where it is not attached.
@@ -355,20 +294,7 @@ impl Controller {
     /// # Errors
     /// [`ControllerError`].
     pub fn namespace(&mut self, nsid: Nsid) -> Result<Option<Namespace>, ControllerError> {
-        let mut data = [0; 4096];
-        let command = "Identify Namespace";
-        self.identify(
-            command,
-            Identify::new(Cns::Namespace, nsid.get()),
-            &mut data,
-        )?;
-        let identify = IdentifyNamespace::ref_from_bytes(&data).map_err(|_| nonsense(command))?;
-        if identify.nsze.get() == 0 {
-            return Ok(None);
-        }
-        Namespace::of(nsid, identify)
-            .map(Some)
-            .ok_or_else(|| nonsense(command))
+        self.admin.namespace(nsid)
     }
 
     /// Formats a namespace with LBA format `format`; everything in it is lost. Its queues must be
@@ -388,21 +314,7 @@ impl Controller {
     /// # Errors
     /// [`ControllerError`].
     pub fn health(&mut self) -> Result<HealthLog, ControllerError> {
-        let mut data = [0; 512];
-        let command = "Get Log Page (SMART / Health)";
-        self.log_page(command, LogPage::Health, &mut data)?;
-        HealthLog::read_from_bytes(&data).map_err(|_| nonsense(command))
-    }
-
-    fn log_page(
-        &mut self,
-        command: &'static str,
-        page: LogPage,
-        into: &mut [u8],
-    ) -> Result<(), ControllerError> {
-        let log = GetLogPage::new(page, u32::MAX, 0, into.len() as u64);
-        let sqe: Sqe = log.encode().ok_or_else(|| nonsense(command))?;
-        self.admin.execute(command, sqe, Data::In(into)).map(|_| ())
+        self.admin.health()
     }
 
     /// Makes an I/O queue pair; to be opened on the thread that will use it.
@@ -490,27 +402,7 @@ impl Controller {
     /// controller is of NVMe 1.4 or later (Base 2.1, 8.2.1).
     #[must_use]
     pub fn controller_memory_layout(&self) -> Option<CmbLayout> {
-        let layout = || {
-            CmbLayout::of(
-                Cmbloc(self.bar.read32(OFFSET_CMBLOC)),
-                Cmbsz(self.bar.read32(OFFSET_CMBSZ)),
-            )
-        };
-        if !self.cap.cmbs() {
-            return layout();
-        }
-        let control = Cmbmsc(self.bar.read64(OFFSET_CMBMSC));
-        if !control.cre() {
-            self.bar.write64(OFFSET_CMBMSC, control.with_cre(true).0);
-        }
-        // The specification gives no time within which the registers must follow.
-        for _ in 0..REGISTER_PAUSES {
-            if let Some(layout) = layout() {
-                return Some(layout);
-            }
-            self.pace.pause();
-        }
-        None
+        cmb::layout(&self.bar, self.cap, &*self.pace)
     }
 
     /// Takes the controller memory buffer into use: `mapping` is where it is mapped here,
@@ -527,56 +419,11 @@ impl Controller {
         let layout = self
             .controller_memory_layout()
             .ok_or(CmbError::Unable { what: "anything" })?;
-        self.program_cmb(device_address)?;
+        cmb::place(&self.bar, self.cap, &*self.pace, device_address)?;
         self.cmb_address = Some(device_address);
-        self.regions.set_volatile(Region {
-            start: mapping.base.addr().get(),
-            len: mapping.len,
-            device_address,
-        });
-        let pool = self.lend(mapping, device_address, layout.abilities)?;
+        let pool = cmb::lend_volatile(&self.regions, mapping, device_address, layout.abilities)?;
         self.controller_memory = Some(Arc::clone(&pool));
         Ok(pool)
-    }
-
-    /// Gives out memory of the controller that commands address from `device_address`.
-    fn lend(
-        &self,
-        mapping: ControllerMapping,
-        device_address: u64,
-        abilities: CmbAbilities,
-    ) -> Result<Arc<ControllerMemoryPool>, ControllerError> {
-        if abilities.read_data || abilities.write_data {
-            self.regions.add_own(Region {
-                start: mapping.base.addr().get(),
-                len: mapping.len,
-                device_address,
-            })?;
-        }
-        let page_bytes = 1 << self.limits.page_shift;
-        Ok(ControllerMemoryPool::new(
-            mapping,
-            device_address,
-            abilities,
-            page_bytes,
-        ))
-    }
-
-    fn program_cmb(&self, device_address: u64) -> Result<(), ControllerError> {
-        if !self.cap.cmbs() {
-            return Ok(());
-        }
-        let control = Cmbmsc::default()
-            .with_cba(device_address >> 12)
-            .with_cre(true)
-            .with_cmse(true);
-        self.bar.write64(OFFSET_CMBMSC, control.0);
-        self.pace.pause();
-        if self.bar.read32(OFFSET_CMBSTS) & CMBSTS_CBAI != 0 {
-            let what = "anything at the address it was given";
-            return Err(CmbError::Unable { what }.into());
-        }
-        Ok(())
     }
 
     /// The controller memory in use.
@@ -622,7 +469,7 @@ impl Controller {
         let Some(event) = self.admin.next_event()? else {
             return Ok(None);
         };
-        self.clear(event)?;
+        self.admin.clear(event)?;
         self.admin.request_events(self.identity.event_requests_max);
         Ok(Some(Notice::Event(event)))
     }
@@ -634,24 +481,6 @@ impl Controller {
         match cqe {
             Ok(cqe) => Ok(cqe.dw0() & Abort::NOT_ABORTED == 0),
             Err(ControllerError::Refused { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Reads the log page that clears an event (Base 2.1, 5.1.2).
-    fn clear(&mut self, event: AsyncEvent) -> Result<(), ControllerError> {
-        let Ok(page) = LogPage::try_from(event.log_page) else {
-            return Ok(());
-        };
-        let mut data = [0; 4096];
-        let len = match page {
-            LogPage::ChangedNamespaces => 4096,
-            LogPage::Health | LogPage::FirmwareSlot => 512,
-            LogPage::Error => 64,
-            _ => return Ok(()),
-        };
-        match self.log_page("Get Log Page", page, &mut data[..len]) {
-            Err(ControllerError::Refused { .. }) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -705,7 +534,7 @@ impl Controller {
         self.admin.restart();
         self.enable()?;
         if let Some(address) = self.cmb_address {
-            self.program_cmb(address)?;
+            cmb::place(&self.bar, self.cap, &*self.pace, address)?;
         }
         self.program_pmr_again()?;
         self.configure()?;
@@ -757,12 +586,5 @@ impl Drop for Controller {
         self.give_up();
         // The controller must not reach memory that goes away with us.
         let _ = ready::disable(&self.bar, self.cap, &*self.pace);
-    }
-}
-
-fn nonsense(command: &'static str) -> ControllerError {
-    ControllerError::Nonsense {
-        command,
-        what: "the data does not fit its format",
     }
 }

@@ -8,7 +8,7 @@ use penstock_nvme::pcie::{
 };
 use penstock_nvme::register::OFFSET_CSTS;
 
-use super::{Controller, ControllerError};
+use super::{Controller, ControllerError, cmb};
 use crate::cmb::{CmbAbilities, CmbError, ControllerMapping, ControllerMemoryPool};
 
 /// Unit of PMRCAP.PMRTO (Base 2.1, 3.1.4.22): 500 ms, or minutes.
@@ -80,7 +80,7 @@ impl Controller {
             .ok_or(CmbError::Unable { what: "anything" })?;
         self.program_pmr(layout, device_address)?;
         self.pmr_address = Some(device_address);
-        self.lend(mapping, device_address, layout.abilities)
+        cmb::lend(&self.regions, mapping, device_address, layout.abilities).map_err(Into::into)
     }
 
     /// After a reset: the region as it was used before.

@@ -16,7 +16,7 @@ const SQE_SHIFT: u8 = 6;
 const CQE_SHIFT: u8 = 4;
 
 /// Fails where the controller is gone or says that it failed.
-pub(super) fn check_alive(bar: &Bar, doing: &'static str) -> Result<Csts, ControllerError> {
+pub(crate) fn check_alive(bar: &Bar, doing: &'static str) -> Result<Csts, ControllerError> {
     let csts = bar.read32(OFFSET_CSTS);
     if csts == u32::MAX {
         return Err(ControllerError::Gone);
@@ -28,7 +28,7 @@ pub(super) fn check_alive(bar: &Bar, doing: &'static str) -> Result<Csts, Contro
 }
 
 /// Reads and checks the capabilities.
-pub(super) fn capabilities(bar: &Bar) -> Result<Cap, ControllerError> {
+pub(crate) fn capabilities(bar: &Bar) -> Result<Cap, ControllerError> {
     let value = bar.read64(OFFSET_CAP);
     if value == u64::MAX {
         return Err(ControllerError::Gone);
