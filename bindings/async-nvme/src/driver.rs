@@ -14,6 +14,8 @@ use crate::controller::{Controller, ControllerError, Identity, Namespace, Notice
 use crate::dma::{DmaError, Regions};
 use crate::io::{Buffers, Done, Io};
 use crate::queue::{Queue, QueueParts, QueueStats, Wire};
+#[cfg(feature = "spdk")]
+use crate::spdk::{Carrier, SpdkQueueParts};
 
 /// A controller that is up, kept by one thread that may wait.
 pub trait Driver: Send {
@@ -101,6 +103,9 @@ pub trait QueuePair<M: Buffers, T> {
 pub enum PairParts {
     /// Of this crate's own driver.
     Own(QueueParts),
+    /// Of SPDK's.
+    #[cfg(feature = "spdk")]
+    Spdk(SpdkQueueParts),
 }
 
 impl PairParts {
@@ -111,6 +116,8 @@ impl PairParts {
     pub fn open<M: Buffers, T>(self) -> Result<AnyQueue<M, T>, DmaError> {
         match self {
             PairParts::Own(parts) => Queue::open(parts).map(AnyQueue::Own),
+            #[cfg(feature = "spdk")]
+            PairParts::Spdk(parts) => Ok(AnyQueue::Spdk(parts.open())),
         }
     }
 }
@@ -119,6 +126,9 @@ impl PairParts {
 pub enum AnyQueue<M, T> {
     /// This crate's own.
     Own(Queue<M, T>),
+    /// SPDK's.
+    #[cfg(feature = "spdk")]
+    Spdk(Queue<M, T, Carrier>),
 }
 
 /// What the driver's queue pair does.
@@ -126,6 +136,8 @@ macro_rules! with {
     ($any:expr, $queue:ident => $body:expr) => {
         match $any {
             AnyQueue::Own($queue) => $body,
+            #[cfg(feature = "spdk")]
+            AnyQueue::Spdk($queue) => $body,
         }
     };
 }

@@ -21,6 +21,8 @@ pub mod pci;
 mod queue;
 #[cfg(feature = "soft")]
 pub mod soft;
+#[cfg(feature = "spdk")]
+pub mod spdk;
 pub mod vfio;
 
 pub use bar::Bar;

@@ -8,9 +8,13 @@ use serde_json::Value;
 use crate::tree;
 
 /// Each crate of the workspace and the others it may use. Development dependencies are free.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("penstock-units", &[]),
-    ("penstock-async-nvme", &["units", "nvme", "buffer"]),
+    ("penstock-spdk-sys", &[]),
+    (
+        "penstock-async-nvme",
+        &["units", "nvme", "buffer", "spdk-sys"],
+    ),
     ("penstock-nvme", &["units"]),
     ("penstock-buffer", &["units"]),
     ("penstock-block", &["units", "buffer"]),

@@ -39,7 +39,7 @@ use link::Wish;
 pub use link::{Link, Stage};
 use rings::{Completions, Doorbell, Submission};
 use wire::Rings;
-pub(crate) use wire::Wire;
+pub use wire::Wire;
 
 /// How often [`Queue::tick`] looks at all commands, nanoseconds.
 const LOOK_EVERY_NS: u64 = 10_000_000;
@@ -438,7 +438,8 @@ impl<M: Buffers, T, W: Wire> Queue<M, T, W> {
         let Some(cid) = self.commands.take(index, deadline_ns) else {
             return Err(IoError::Invalid);
         };
-        let offset = self.lists_offset + self.commands.place(cid) * LIST_BYTES;
+        let slot = self.commands.place(cid);
+        let offset = self.lists_offset + slot * LIST_BYTES;
         let list = List {
             // SAFETY: a list for every command identifier lies behind the completion queue.
             at: unsafe { self.memory.base().add(offset) }.cast(),
@@ -456,7 +457,7 @@ impl<M: Buffers, T, W: Wire> Queue<M, T, W> {
             Ok(sqe) => {
                 request.sent_blocks += blocks.max(1);
                 request.outstanding += 1;
-                self.wire.push(sqe, cid);
+                self.wire.push(sqe, cid, slot);
                 self.stats.commands += 1;
                 Ok(())
             }
@@ -566,7 +567,7 @@ impl<M: Buffers, T, W: Wire> Queue<M, T, W> {
         match self.commands.overdue(self.now_ns, self.limits.timeout_ns) {
             Some(Overdue::Late(cid)) => {
                 self.stats.late_commands += 1;
-                self.wire.late(cid, &self.link);
+                self.wire.late(cid, self.commands.place(cid), &self.link);
             }
             Some(Overdue::Stuck) => self.link.ask_reset(),
             None => {}

@@ -10,8 +10,8 @@ use crate::cmb::ControllerMemory;
 /// The two queues of a queue pair. Never more commands are pushed and not popped again than entries
 /// less one.
 pub trait Wire {
-    /// Puts a command behind the last, with this identifier.
-    fn push(&mut self, sqe: SqeWords, cid: u16);
+    /// Puts a command behind the last, with this identifier and place among the commands.
+    fn push(&mut self, sqe: SqeWords, cid: u16, place: usize);
 
     /// Tells the controller of everything pushed and of everything popped.
     fn ring(&mut self);
@@ -23,7 +23,7 @@ pub trait Wire {
     fn remind(&mut self);
 
     /// A command takes too long: has it aborted.
-    fn late(&mut self, cid: u16, link: &Link);
+    fn late(&mut self, cid: u16, place: usize, link: &Link);
 
     /// After a reset: nothing was pushed, and nothing will be popped of before.
     fn restart(&mut self);
@@ -39,7 +39,7 @@ pub struct Rings {
 
 impl Wire for Rings {
     #[inline]
-    fn push(&mut self, sqe: SqeWords, cid: u16) {
+    fn push(&mut self, sqe: SqeWords, cid: u16, _place: usize) {
         self.submission.push(sqe.with_cid(cid));
     }
 
@@ -58,7 +58,7 @@ impl Wire for Rings {
         self.submission.remind();
     }
 
-    fn late(&mut self, cid: u16, link: &Link) {
+    fn late(&mut self, cid: u16, _place: usize, link: &Link) {
         link.tell_late(cid);
     }
 

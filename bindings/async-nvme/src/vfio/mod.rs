@@ -20,6 +20,8 @@ mod tests;
 
 pub use error::{DeviceError, OpenError};
 pub use interrupts::Interrupts;
+#[cfg(feature = "spdk")]
+pub(crate) use open::check;
 pub use region::MappedBar;
 
 use crate::bar::Bar;

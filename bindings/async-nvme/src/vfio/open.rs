@@ -45,7 +45,7 @@ pub(super) fn open(
 }
 
 /// What sysfs tells. The device's group.
-fn check(address: PciAddress, host: &Host) -> Result<u32, OpenError> {
+pub(crate) fn check(address: PciAddress, host: &Host) -> Result<u32, OpenError> {
     let class = match host.class(address) {
         Ok(class) => class,
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
