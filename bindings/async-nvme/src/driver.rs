@@ -92,6 +92,13 @@ pub trait QueuePair<M: Buffers, T> {
     /// Requests that have not ended, and those that have and were not fetched.
     fn in_flight(&self) -> usize;
 
+    /// Whether commands go to the controller now; during a reset they wait.
+    fn is_running(&self) -> bool;
+
+    /// Resets of the controller that this queue pair has seen begin. Each may take what lies in the
+    /// controller's own memory: data put there before belongs to no request after.
+    fn resets(&self) -> u64;
+
     /// Whether the controller is gone, for this queue pair at least.
     fn is_gone(&self) -> bool;
 
@@ -169,6 +176,16 @@ impl<M: Buffers, T> QueuePair<M, T> for AnyQueue<M, T> {
     }
 
     #[inline]
+    fn is_running(&self) -> bool {
+        with!(self, queue => queue.is_running())
+    }
+
+    #[inline]
+    fn resets(&self) -> u64 {
+        with!(self, queue => queue.resets())
+    }
+
+    #[inline]
     fn is_gone(&self) -> bool {
         with!(self, queue => queue.is_gone())
     }
@@ -202,6 +219,16 @@ impl<M: Buffers, T, W: Wire> QueuePair<M, T> for Queue<M, T, W> {
     #[inline]
     fn in_flight(&self) -> usize {
         Queue::in_flight(self)
+    }
+
+    #[inline]
+    fn is_running(&self) -> bool {
+        Queue::is_running(self)
+    }
+
+    #[inline]
+    fn resets(&self) -> u64 {
+        Queue::resets(self)
     }
 
     #[inline]

@@ -27,6 +27,6 @@ pub use file::{FileConfig, FileDevice, FileKind};
 pub use memory::{MemoryConfig, MemoryDevice};
 pub use null::{NullConfig, NullDevice};
 pub use nvme::{
-    DriveError, DriveHealth, DriveStats, Kept, KindSnapshot, LATENCY_BUCKETS, NvmeDevice,
-    NvmeDrive, NvmeDriveConfig, RequestKind, bucket_limit_ns,
+    DriveError, DriveHealth, DriveMemory, DriveStats, Kept, KindSnapshot, LATENCY_BUCKETS,
+    NvmeDevice, NvmeDrive, NvmeDriveConfig, RequestKind, bucket_limit_ns,
 };

@@ -1,14 +1,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_async_nvme::soft::{Fault, MediaFault, SoftConfig, SoftController};
-use penstock_async_nvme::{Controller, ControllerConfig, Regions, Sleeping};
-use penstock_block::{BlockDevice, BlockError, Op};
+use penstock_async_nvme::soft::{Fault, MediaFault, SoftCmb, SoftConfig, SoftController};
+use penstock_async_nvme::{Controller, ControllerConfig, ControllerMapping, Regions, Sleeping};
+use penstock_block::{BlockDevice, BlockError, BlockQueue, Direction, Op};
+use penstock_buffer::{Lease, MemoryKind};
 use penstock_nvme::IoOpcode;
-use penstock_units::Nsid;
+use penstock_units::{Lba, Nsid};
 
-use crate::nvme::{DriveError, NvmeDevice, NvmeDrive, RequestKind};
-use crate::testing::{Bytes, on_reactor, pattern};
+use crate::nvme::{DriveError, DriveMemory, NvmeDevice, NvmeDrive, NvmeDriveConfig, RequestKind};
+use crate::testing::{Bytes, on_reactor, pattern, request};
 
 /// A drive in software that runs by itself, and its first namespace.
 struct Rig {
@@ -23,9 +24,19 @@ fn nsid(number: u32) -> Nsid {
 }
 
 fn rig(soft: SoftConfig) -> Rig {
+    try_rig(soft, 0).unwrap()
+}
+
+/// With as much of the drive's own memory for payload.
+fn try_rig(soft: SoftConfig, payload_in_controller_bytes: u64) -> Result<Rig, DriveError> {
+    let config = NvmeDriveConfig {
+        reactors: 2,
+        payload_in_controller_bytes,
+        ..NvmeDriveConfig::default()
+    };
     let soft = SoftController::new(soft);
     let thread = soft.run_thread();
-    let controller = Controller::start(
+    let mut controller = Controller::start(
         soft.bar(),
         Arc::new(Regions::new(soft.mapper())),
         Arc::new(Sleeping::default()),
@@ -35,14 +46,23 @@ fn rig(soft: SoftConfig) -> Rig {
         },
     )
     .unwrap();
-    let drive = NvmeDrive::start("soft".to_owned(), controller, None, 2).unwrap();
-    let device = drive.open(nsid(1)).unwrap();
-    Rig {
+    if let Some((base, len)) = soft.cmb_mapping() {
+        let mapping = ControllerMapping {
+            base,
+            len,
+            keeper: Arc::new(soft.clone()),
+        };
+        let address = soft.cmb_bus_address().unwrap();
+        controller.use_controller_memory(mapping, address).unwrap();
+    }
+    let drive = NvmeDrive::start("soft".to_owned(), controller, None, &config)?;
+    let device = drive.open(nsid(1))?;
+    Ok(Rig {
         drive,
         device,
         soft,
         _thread: thread,
-    }
+    })
 }
 
 fn plain() -> Rig {
@@ -262,7 +282,13 @@ fn what_cannot_be_served_is_refused_with_the_remedy() {
         ControllerConfig::default(),
     )
     .unwrap();
-    let drive = NvmeDrive::start("soft".to_owned(), controller, None, 1).unwrap();
+    let drive = NvmeDrive::start(
+        "soft".to_owned(),
+        controller,
+        None,
+        &NvmeDriveConfig::default(),
+    )
+    .unwrap();
     let Err(error) = drive.open(nsid(1)) else {
         panic!("a namespace with metadata was opened");
     };
@@ -270,4 +296,141 @@ fn what_cannot_be_served_is_refused_with_the_remedy() {
         error.to_string().contains("format it with one of"),
         "{error}"
     );
+}
+
+fn with_memory(cmb: SoftCmb) -> SoftConfig {
+    SoftConfig {
+        cmb: Some(cmb),
+        ..SoftConfig::with_namespace(64 << 20, 9)
+    }
+}
+
+/// Memory of the drive's own for a write of `bytes` at `lba`, with the bytes in it.
+fn lent(queue: &dyn BlockQueue, lba: u64, bytes: &[u8]) -> Option<Lease> {
+    let blocks = bytes.len() as u64 / 512;
+    let lease = queue.lend(Direction::ToDevice, Lba(lba), blocks)?;
+    assert_eq!(lease.kind(), MemoryKind::Controller);
+    assert_eq!(lease.write_at(0, bytes), bytes.len());
+    Some(lease)
+}
+
+fn write_of(lba: u64, lease: Lease) -> penstock_block::Request {
+    let blocks = lease.len() as u64 / 512;
+    request(Op::Write { fua: false }, lba, blocks, lease.into())
+}
+
+#[test]
+fn what_is_written_may_lie_in_the_drives_memory() {
+    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 256 << 10).unwrap();
+    assert_eq!(
+        rig.drive.memory(),
+        DriveMemory {
+            total_bytes: 1 << 20,
+            queue_bytes: 0,
+            payload_bytes: 256 << 10,
+        }
+    );
+    let device = Arc::clone(&rig.device);
+    on_reactor(move || async move {
+        let bytes = open(&device);
+        let queue = &*bytes.queue;
+        // A reactor's half, and not a byte more.
+        let all: Vec<_> = (0..32)
+            .map(|page| lent(queue, page * 8, &pattern(page, 4096)).unwrap())
+            .collect();
+        assert!(lent(queue, 0, &[0; 512]).is_none());
+        assert!(lent(queue, 0, &vec![0; 129 << 10]).is_none());
+        let tickets: Vec<_> = (0..)
+            .zip(all)
+            .map(|(page, lease)| queue.submit(write_of(page * 8, lease)))
+            .collect();
+        for ticket in tickets {
+            ticket.await.result.unwrap();
+        }
+        // All of it is free again, and nothing read lies there.
+        assert!(lent(queue, 0, &vec![0; 128 << 10]).is_some());
+        assert!(queue.lend(Direction::FromDevice, Lba(0), 8).is_none());
+        for page in 0..32 {
+            assert!(bytes.read(page * 8, 8).await.unwrap() == pattern(page, 4096));
+        }
+    });
+    let stats = rig.drive.kept().stats();
+    assert_eq!((stats.own_bytes(), stats.copies()), (32 * 4096, 0));
+    assert_eq!(rig.soft.stats().own_bytes, 32 * 4096);
+    assert_eq!(rig.soft.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_reset_takes_what_lay_in_the_drives_memory_and_no_more() {
+    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 1 << 20).unwrap();
+    let mut once = false;
+    rig.soft.set_rule(move |command| {
+        let is_flush = command.queue > 0 && command.sqe.opcode == u8::from(IoOpcode::Flush);
+        (is_flush && !std::mem::replace(&mut once, true)).then_some(Fault::Fatal)
+    });
+    let device = Arc::clone(&rig.device);
+    on_reactor(move || async move {
+        let bytes = open(&device);
+        let before = lent(&*bytes.queue, 0, &pattern(1, 4096)).unwrap();
+        let part = before.slice(2048, 2048).unwrap();
+        let flush = bytes
+            .queue
+            .submit(request(Op::Flush, 0, 0, Default::default()));
+        // The drive fails over the flush, with this write on its way.
+        let on_the_way = lent(&*bytes.queue, 8, &pattern(2, 4096)).unwrap();
+        let on_the_way = bytes.queue.submit(write_of(8, on_the_way));
+        flush.await.result.unwrap();
+        match on_the_way.await.result {
+            Ok(()) => assert!(bytes.read(8, 8).await.unwrap() == pattern(2, 4096)),
+            Err(error) => assert_eq!(error, BlockError::NotReady),
+        }
+        for (lba, stale) in [(0, before), (16, part)] {
+            let outcome = bytes.queue.submit(write_of(lba, stale)).await;
+            assert_eq!(outcome.result, Err(BlockError::NotReady));
+            assert_eq!(outcome.payload.segment_count(), 1, "the payload comes back");
+        }
+        let after = lent(&*bytes.queue, 0, &pattern(3, 4096)).unwrap();
+        bytes.queue.submit(write_of(0, after)).await.result.unwrap();
+        assert!(bytes.read(0, 8).await.unwrap() == pattern(3, 4096));
+    });
+    assert_eq!(rig.drive.kept().stats().resets(), 1);
+    assert_eq!(rig.soft.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn drives_without_enough_memory_of_their_own_say_so() {
+    let small = try_rig(with_memory(SoftCmb::new(64 << 10)), 256 << 10);
+    let Err(error) = small.map(|_| ()) else {
+        panic!("more memory was given than there is");
+    };
+    let error = error.to_string();
+    assert!(
+        error.contains("drive soft: no 131072 bytes left in controller memory (65536 of 65536"),
+        "{error}"
+    );
+    // One that takes no such data is used without.
+    let unable = SoftCmb {
+        wds: false,
+        ..SoftCmb::new(1 << 20)
+    };
+    for soft in [with_memory(unable), SoftConfig::with_namespace(64 << 20, 9)] {
+        let rig = try_rig(soft, 256 << 10).unwrap();
+        assert_eq!(rig.drive.memory().payload_bytes, 0);
+        let device = Arc::clone(&rig.device);
+        on_reactor(move || async move {
+            let bytes = open(&device);
+            assert!(lent(&*bytes.queue, 0, &[1; 512]).is_none());
+            bytes.write(0, &pattern(1, 4096), false).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_drive_that_is_gone_is_held_by_no_reactor_that_never_used_it() {
+    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 256 << 10).unwrap();
+    rig.drive.shut_down().unwrap();
+    assert!(rig.drive.kept().take_share().is_none());
+    let device = Arc::clone(&rig.device);
+    let late = on_reactor(move || async move { device.open().map(|_| ()) });
+    assert_eq!(late, Err(BlockError::Gone));
 }

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use penstock_async_nvme::soft::{SoftCmb, SoftConfig, SoftController};
+use penstock_async_nvme::{Controller, ControllerConfig, ControllerMapping, Regions, Sleeping};
 use penstock_backend::{
     FileConfig, FileDevice, FileKind, MemoryConfig, MemoryDevice, NullConfig, NullDevice,
+    NvmeDevice, NvmeDrive, NvmeDriveConfig,
 };
 use penstock_block::{BlockDevice, BlockQueue, Direction, Op, Request, Ticket};
 use penstock_buffer::{Lease, Payload, Pool, PoolConfig};
 use penstock_reactor::{ReactorConfig, ReactorHandle};
-use penstock_units::{BlockSize, Lba};
+use penstock_units::{BlockSize, Lba, Nsid};
 
 struct Counting;
 
@@ -81,12 +84,13 @@ async fn round(queue: &Rc<dyn BlockQueue>, pool: &Pool) {
 }
 
 async fn steady_allocations(device: Arc<dyn BlockDevice>) -> u64 {
-    let queue = device.open().expect("opens");
+    // The pool comes first, as a reactor's does: a drive reaches it then.
     let pool = Pool::new(&PoolConfig {
         hugepages: false,
         ..PoolConfig::default()
     })
     .expect("64 MiB");
+    let queue = device.open().expect("opens");
     for _ in 0..3 {
         round(&queue, &pool).await;
     }
@@ -95,6 +99,38 @@ async fn steady_allocations(device: Arc<dyn BlockDevice>) -> u64 {
         round(&queue, &pool).await;
     }
     ALLOCATIONS.get() - before
+}
+
+fn soft_drive() -> SoftController {
+    SoftController::new(SoftConfig {
+        cmb: Some(SoftCmb::new(1 << 20)),
+        ..SoftConfig::with_namespace(SIZE, 12)
+    })
+}
+
+/// A drive that lends memory of its own for half of what is in flight.
+fn nvme(soft: &SoftController) -> Arc<NvmeDevice> {
+    let regions = Arc::new(Regions::new(soft.mapper()));
+    let pace = Arc::new(Sleeping::default());
+    let mut controller =
+        Controller::start(soft.bar(), regions, pace, ControllerConfig::default()).expect("starts");
+    let (base, len) = soft.cmb_mapping().expect("a buffer");
+    let mapping = ControllerMapping {
+        base,
+        len,
+        keeper: Arc::new(soft.clone()),
+    };
+    let address = soft.cmb_bus_address().expect("a buffer");
+    controller
+        .use_controller_memory(mapping, address)
+        .expect("in use");
+    let config = NvmeDriveConfig {
+        payload_in_controller_bytes: (DEPTH as u64 / 2) << 12,
+        ..NvmeDriveConfig::default()
+    };
+    let drive = NvmeDrive::start("nvme".to_owned(), controller, None, &config).expect("starts");
+    let nsid = Nsid::new(1).expect("not zero");
+    drive.open(nsid).expect("a namespace")
 }
 
 #[test]
@@ -128,7 +164,10 @@ fn steady_requests_allocate_nothing() {
         read_only: false,
     })
     .expect("a new file");
-    let devices: [Arc<dyn BlockDevice>; 3] = [memory, null, file];
+    let soft = soft_drive();
+    let _thread = soft.run_thread();
+    let drive = nvme(&soft);
+    let devices: [Arc<dyn BlockDevice>; 4] = [memory, null, file, drive];
     let (send, receive) = mpsc::channel();
     let reactor = ReactorHandle::start(ReactorConfig::default(), move || {
         penstock_reactor::spawn(async move {
@@ -139,7 +178,7 @@ fn steady_requests_allocate_nothing() {
         });
     })
     .expect("a reactor");
-    for _ in 0..3 {
+    for _ in 0..4 {
         let (name, allocations) = receive
             .recv_timeout(Duration::from_secs(60))
             .expect("an answer in a minute");

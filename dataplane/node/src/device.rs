@@ -162,6 +162,7 @@ fn drive(address: PciAddress, around: Surroundings<'_>) -> Result<Arc<NvmeDrive>
         queue_entries: around.nvme.queue_entries,
         io_timeout_ms: around.nvme.io_timeout_ms,
         submission_in_controller: around.nvme.queues_in_drive_memory,
+        payload_in_controller_bytes: around.nvme.payload_in_drive_memory_bytes,
     };
     let drive = NvmeDrive::open_pci(address, &config)?;
     drives.insert(address, Arc::downgrade(&drive));

@@ -64,6 +64,8 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
         job.wait()?;
     }
 
+    memory_was_used(guest, &one, &two)?;
+
     guest.note("one is pulled out under load, the other goes on");
     let reads = format!(
         "fio --name=lost --filename={first} --ioengine=libaio --direct=1 --rw=randread --bs=64k \
@@ -93,6 +95,27 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
     check(status == "0", || format!("the node ended with {status}"))
 }
 
+/// What was written to the drive with memory of its own lay there, and nothing was copied.
+fn memory_was_used(guest: &mut Guest, with: &str, without: &str) -> Result<()> {
+    let page = guest.run("wget -qO- http://127.0.0.1:9464/metrics")?;
+    let value = |name: &str, drive: &str| {
+        let start = format!("{name}{{drive=\"{drive}\"}} ");
+        let line = page.lines().find_map(|line| line.strip_prefix(&start));
+        line.and_then(|value| value.parse::<f64>().ok())
+            .ok_or_else(|| LabError::Check(format!("no {start}in {page}")))
+    };
+    let moved = "penstock_drive_memory_payload_bytes_total";
+    let (used, unused) = (value(moved, with)?, value(moved, without)?);
+    check(used >= f64::from(16 << 20) && unused == 0.0, || {
+        format!("{used} and {unused} bytes went through the drives' own memory")
+    })?;
+    for drive in [with, without] {
+        let copies = value("penstock_drive_copies_total", drive)?;
+        check(copies == 0.0, || format!("{copies} payloads were copied"))?;
+    }
+    Ok(())
+}
+
 /// The drive whose serial number is `serial`, while the kernel's driver has it.
 fn address_of(guest: &mut Guest, serial: &str) -> Result<String> {
     let text = guest.run(&format!("{DEVICE} list --json"))?;
@@ -108,7 +131,8 @@ fn address_of(guest: &mut Guest, serial: &str) -> Result<String> {
 fn start_node(guest: &mut Guest, addresses: &[&str]) -> Result<()> {
     let mut text = format!(
         "[node]\nname = \"guest\"\n\n[metrics]\nlisten = \"127.0.0.1:9464\"\n\n\
-         [nvme]\nqueue_entries = 64\nqueues_in_drive_memory = true\n\n\
+         [nvme]\nqueue_entries = 64\nqueues_in_drive_memory = true\n\
+         payload_in_drive_memory_bytes = 8388608\n\n\
          [[listener]]\naddress = \"127.0.0.1:4420\"\n\n\
          [[subsystem]]\nnqn = \"{NQN}\"\nserial = \"DRIVES\"\nallow_any_host = true\n"
     );

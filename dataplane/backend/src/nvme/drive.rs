@@ -2,21 +2,21 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use penstock_async_nvme::pci::PciAddress;
 use penstock_async_nvme::vfio::{Device, DeviceError, OpenError, OpenOptions};
 use penstock_async_nvme::{
-    Controller, ControllerConfig, ControllerError, ControllerMapping, DmaError, Driver, Identity,
-    Namespace, PairParts, Regions, Sleeping,
+    CmbError, Controller, ControllerConfig, ControllerError, ControllerMapping, ControllerMemory,
+    DmaError, Driver, Identity, Namespace, Regions, Sleeping,
 };
 use penstock_block::BlockError;
 use penstock_reactor::{Polled, Poller, PollerGuard};
 use penstock_units::{BlockSize, Nsid};
 
 use super::NvmeDevice;
-use super::keeper::{Keeper, Kept};
+use super::keeper::{Keeper, Kept, Share};
 use super::queue::Pair;
 
 /// How a drive is used.
@@ -30,16 +30,20 @@ pub struct NvmeDriveConfig {
     pub io_timeout_ms: u32,
     /// Whether submission queues go into the drive's own memory where it takes them there.
     pub submission_in_controller: bool,
+    /// How much of the drive's own memory is for what hosts write, in bytes, all reactors together; 0
+    /// for none.
+    pub payload_in_controller_bytes: u64,
 }
 
 impl Default for NvmeDriveConfig {
-    /// One reactor, 1024 entries, 30 s, queues in host memory.
+    /// One reactor, 1024 entries, 30 s, queues and payload in host memory.
     fn default() -> NvmeDriveConfig {
         NvmeDriveConfig {
             reactors: 1,
             queue_entries: 1024,
             io_timeout_ms: 30_000,
             submission_in_controller: false,
+            payload_in_controller_bytes: 0,
         }
     }
 }
@@ -117,8 +121,7 @@ pub struct NvmeDrive {
     name: String,
     identity: Identity,
     regions: Arc<Regions>,
-    /// Queue pairs that no reactor has taken yet.
-    parts: Mutex<Vec<PairParts>>,
+    memory: DriveMemory,
     kept: Arc<Kept>,
     keeper: Keeper,
 }
@@ -163,14 +166,15 @@ impl NvmeDrive {
             },
         )
         .map_err(error)?;
-        if config.submission_in_controller {
+        if config.submission_in_controller || config.payload_in_controller_bytes > 0 {
             use_controller_memory(&name, &device, &mut controller)?;
         }
-        NvmeDrive::start(name, controller, Some(device), config.reactors)
+        NvmeDrive::start(name, controller, Some(device), config)
     }
 
     /// Takes a controller into use, which must have been started for as many queue pairs as there
-    /// are `reactors`. `device` is where it came from, if it is a PCI device. May block.
+    /// are reactors, and with its own memory in use if any of it is asked for. `device` is where it
+    /// came from, if it is a PCI device. May block.
     ///
     /// # Errors
     /// [`DriveError`].
@@ -178,18 +182,21 @@ impl NvmeDrive {
         name: String,
         mut controller: impl Driver + 'static,
         device: Option<Device>,
-        reactors: u16,
+        config: &NvmeDriveConfig,
     ) -> Result<Arc<NvmeDrive>, DriveError> {
-        let parts = (0..reactors)
-            .map(|_| controller.create_queue())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| DriveError::Controller {
+        let (shares, memory) =
+            shares(&name, &mut controller, config).map_err(|source| DriveError::Controller {
                 name: name.clone(),
                 source,
             })?;
         let identity = controller.identity().clone();
         let regions = Arc::clone(controller.regions());
-        let kept = Arc::new(Kept::new(name.clone(), Box::new(controller), device));
+        let kept = Arc::new(Kept::new(
+            name.clone(),
+            Box::new(controller),
+            device,
+            shares,
+        ));
         let keeper = Keeper::start(Arc::clone(&kept)).map_err(|source| DriveError::Thread {
             name: name.clone(),
             source,
@@ -199,14 +206,15 @@ impl NvmeDrive {
             model = identity.model,
             serial = identity.serial,
             firmware = identity.firmware,
-            queues = reactors,
+            queues = config.reactors,
+            payload_in_drive_memory_bytes = memory.payload_bytes,
             "drive in use"
         );
         Ok(Arc::new(NvmeDrive {
             name,
             identity,
             regions,
-            parts: Mutex::new(parts),
+            memory,
             kept,
             keeper,
         }))
@@ -220,6 +228,11 @@ impl NvmeDrive {
     /// What the controller is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What there is of the drive's own memory, and who has it.
+    pub fn memory(&self) -> DriveMemory {
+        self.memory
     }
 
     /// What the keeper knows: health, resets, errors.
@@ -297,10 +310,6 @@ impl NvmeDrive {
         }
     }
 
-    fn lock_parts(&self) -> MutexGuard<'_, Vec<PairParts>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// This reactor's queue pair on the drive, opened when first asked for.
     pub(super) fn queue_of_this_reactor(self: &Arc<Self>) -> Result<Rc<Pair>, BlockError> {
         let known = PAIRS.with_borrow(|pairs| {
@@ -310,11 +319,14 @@ impl NvmeDrive {
         if let Some(pair) = known {
             return Ok(pair);
         }
-        let Some(parts) = self.lock_parts().pop() else {
+        let Some(share) = self.kept.take_share() else {
+            if self.kept.is_gone() {
+                return Err(BlockError::Gone);
+            }
             tracing::error!(drive = self.name, "no queue pair is left for this reactor");
             return Err(BlockError::NoResources);
         };
-        let pair = Pair::open(parts, &self.kept, &self.regions)?;
+        let pair = Pair::open(share, &self.kept, &self.regions)?;
         self.kept.add_reactor(penstock_reactor::current());
         let guard = penstock_reactor::add_poller(Rc::new(PairPoller(Rc::clone(&pair))));
         PAIRS.with_borrow_mut(|pairs| pairs.push((Rc::clone(&pair), guard)));
@@ -352,6 +364,54 @@ impl Drop for NvmeDrive {
             tracing::error!(drive = self.name, %error, "the drive stays up: no thread to end it");
         }
     }
+}
+
+/// Memory of a drive's own, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriveMemory {
+    /// All that is in use of it: 0 where the drive has none, or is not to use it.
+    pub total_bytes: usize,
+    /// For submission queues.
+    pub queue_bytes: usize,
+    /// For payload.
+    pub payload_bytes: usize,
+}
+
+/// What each reactor gets of a drive: a queue pair, and as much of its memory as all others.
+fn shares(
+    name: &str,
+    controller: &mut impl Driver,
+    config: &NvmeDriveConfig,
+) -> Result<(Vec<Share>, DriveMemory), ControllerError> {
+    let parts = (0..config.reactors)
+        .map(|_| controller.create_queue())
+        .collect::<Result<Vec<_>, _>>()?;
+    let own = controller.controller_memory().map(Arc::clone);
+    let mut memory = DriveMemory::default();
+    if let Some(own) = &own {
+        memory.total_bytes = own.len_bytes();
+        memory.queue_bytes = own.len_bytes() - own.free_bytes();
+    }
+    let asked = usize::try_from(config.payload_in_controller_bytes).unwrap_or(usize::MAX);
+    let own = own.filter(|own| asked > 0 && own.abilities().write_data);
+    if asked > 0 && own.is_none() {
+        tracing::warn!(
+            drive = name,
+            "the drive has no memory that takes what hosts write; it goes through host memory"
+        );
+    }
+    let each = asked / usize::from(config.reactors.max(1));
+    let share = |parts| {
+        let memory = own.as_ref().map(|own| own.take(each)).transpose()?;
+        Ok(Share { parts, memory })
+    };
+    let shares = parts
+        .into_iter()
+        .map(share)
+        .collect::<Result<Vec<_>, CmbError>>()?;
+    let runs = shares.iter().filter_map(|share| share.memory.as_ref());
+    memory.payload_bytes = runs.map(ControllerMemory::len).sum();
+    Ok((shares, memory))
 }
 
 /// Maps the controller memory buffer and gives it to the controller; nothing where there is none.

@@ -6,7 +6,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use penstock_async_nvme::vfio::Device;
-use penstock_async_nvme::{ControllerError, Driver, Namespace, Notice};
+use penstock_async_nvme::{
+    ControllerError, ControllerMemory, Driver, Namespace, Notice, PairParts,
+};
 use penstock_nvme::Status;
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::log::HealthLog;
@@ -47,6 +49,14 @@ impl DriveHealth {
     }
 }
 
+/// What a reactor takes to work with a drive.
+pub(super) struct Share {
+    /// Its queue pair.
+    pub(super) parts: PairParts,
+    /// Its part of the drive's own memory, for payload.
+    pub(super) memory: Option<ControllerMemory>,
+}
+
 /// What a drive's threads share.
 pub struct Kept {
     name: String,
@@ -55,6 +65,8 @@ pub struct Kept {
     /// The drive as the kernel gave it to us; `None` for one that is no PCI device, or is gone.
     device: Mutex<Option<Device>>,
     reactors: Mutex<Vec<ReactorHandle>>,
+    /// For reactors that have not come for theirs yet.
+    shares: Mutex<Vec<Share>>,
     /// Sizes of the namespaces in use, in blocks.
     sizes: Mutex<Vec<(Nsid, Arc<AtomicU64>)>>,
     health: Mutex<Option<DriveHealth>>,
@@ -68,12 +80,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Kept {
-    pub(super) fn new(name: String, controller: Box<dyn Driver>, device: Option<Device>) -> Kept {
+    pub(super) fn new(
+        name: String,
+        controller: Box<dyn Driver>,
+        device: Option<Device>,
+        shares: Vec<Share>,
+    ) -> Kept {
         Kept {
             name,
             controller: Mutex::new(Some(controller)),
             device: Mutex::new(device),
             reactors: Mutex::default(),
+            shares: Mutex::new(shares),
             sizes: Mutex::default(),
             health: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -101,6 +119,11 @@ impl Kept {
     pub(super) fn namespace(&self, nsid: Nsid) -> Result<Option<Namespace>, ControllerError> {
         self.with_controller(|controller| controller.namespace(nsid))
             .or_else(absent)
+    }
+
+    /// A share for this reactor; `None` where all are taken, or the drive is gone.
+    pub(super) fn take_share(&self) -> Option<Share> {
+        lock(&self.shares).pop()
     }
 
     pub(super) fn add_reactor(&self, reactor: ReactorHandle) {
@@ -172,6 +195,8 @@ impl Kept {
         self.gone.store(true, Ordering::Release);
         let controller = lock(&self.controller).take();
         drop(controller);
+        // They hold registers and memory of the drive.
+        lock(&self.shares).clear();
         self.wake_reactors();
         let device = lock(&self.device).take();
         drop(device);

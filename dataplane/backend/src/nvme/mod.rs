@@ -6,10 +6,12 @@
 //!
 //! Payloads go to the drive as they are where the drive reaches their memory: the pools of a reactor
 //! are mapped for the drive when the reactor first opens a namespace of it. What it does not reach,
-//! or what lies so that no command can describe it, is copied through memory that it does.
+//! or what lies so that no command can describe it, is copied through memory that it does. What hosts
+//! write may lie in the drive's own memory instead, where the drive and the configuration have it so.
 
 mod drive;
 mod keeper;
+mod own;
 mod queue;
 mod stats;
 
@@ -22,7 +24,7 @@ use penstock_block::{BlockDevice, BlockError, BlockQueue, Geometry};
 use penstock_nvme::Status;
 use penstock_units::BlockSize;
 
-pub use drive::{DriveError, NvmeDrive, NvmeDriveConfig};
+pub use drive::{DriveError, DriveMemory, NvmeDrive, NvmeDriveConfig};
 pub use keeper::{DriveHealth, Kept};
 pub use stats::{DriveStats, Kind as RequestKind, KindSnapshot, LATENCY_BUCKETS, bucket_limit_ns};
 

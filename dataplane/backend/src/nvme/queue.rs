@@ -4,17 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use penstock_async_nvme::{AnyQueue, Done, Io, IoError, PairParts, QueuePair, Regions, Verb};
+use penstock_async_nvme::{AnyQueue, Done, Io, IoError, QueuePair, Regions, Verb};
 use penstock_block::{
     BlockDevice, BlockError, BlockQueue, Completer, Direction, Op, Outcome, Request, Ticket,
 };
-use penstock_buffer::{Lease, Payload, Pool, PoolConfig, pools_of_this_thread};
+use penstock_buffer::{Lease, MemoryKind, Payload, Pool, PoolConfig, pools_of_this_thread};
 use penstock_reactor::{Polled, RoundEnd, Ticks, at_round_end, now, ticks_to_ns};
 use penstock_units::Lba;
 
 use super::NvmeDevice;
 use super::block_error;
-use super::keeper::Kept;
+use super::keeper::{Kept, Share};
+use super::own::OwnMemory;
 use super::stats::Kind;
 
 /// Memory for payloads that the drive does not reach as they are.
@@ -36,6 +37,7 @@ pub(super) struct Pair {
     queue: RefCell<Option<AnyQueue<Payload, Flight>>>,
     kept: Arc<Kept>,
     spare: Option<Pool>,
+    own: Option<OwnMemory>,
     /// Will be called at the end of this round.
     hooked: Cell<bool>,
 }
@@ -47,7 +49,7 @@ fn now_ns() -> u64 {
 impl Pair {
     /// Opens a queue pair on this reactor, and maps the reactor's pools for the drive.
     pub(super) fn open(
-        parts: PairParts,
+        share: Share,
         kept: &Arc<Kept>,
         regions: &Regions,
     ) -> Result<Rc<Pair>, BlockError> {
@@ -65,7 +67,8 @@ impl Pair {
                 BlockError::NoResources
             })?;
         }
-        let mut queue = parts.open().map_err(|error| {
+        let own = share.memory.and_then(OwnMemory::new);
+        let mut queue = share.parts.open().map_err(|error| {
             tracing::error!(%error, "a queue pair cannot be opened");
             BlockError::NoResources
         })?;
@@ -74,6 +77,7 @@ impl Pair {
             queue: RefCell::new(Some(queue)),
             kept: Arc::clone(kept),
             spare,
+            own,
             hooked: Cell::new(false),
         }))
     }
@@ -133,11 +137,27 @@ impl Pair {
             flight.completer.complete(Outcome { result, payload });
             return;
         };
+        let is_stale = |own: &OwnMemory| own.is_stale(&memory, queue.resets());
+        if self.own.as_ref().is_some_and(is_stale) {
+            drop(place);
+            let result = Err(block_error(IoError::Forgotten, true));
+            let payload = memory;
+            flight.completer.complete(Outcome { result, payload });
+            return;
+        }
         queue.submit(io, memory, flight);
         drop(place);
         if !self.hooked.replace(true) {
             at_round_end(Rc::clone(self) as Rc<dyn RoundEnd>);
         }
+    }
+
+    /// A run of the drive's own memory for a write; `None` where there is none now.
+    fn lend(&self, len: usize) -> Option<Lease> {
+        let own = self.own.as_ref()?;
+        let place = self.queue.borrow();
+        let queue = place.as_ref().filter(|queue| queue.is_running())?;
+        own.lend(len, queue.resets())
     }
 
     fn finish(self: &Rc<Self>, done: Done<Payload, Flight>) {
@@ -162,6 +182,7 @@ impl Pair {
         };
         let write = flight.io.verb != Verb::Read;
         let latency_ns = ticks_to_ns(now().saturating_sub(flight.started));
+        let own = payload.segments().next().map(Lease::kind) == Some(MemoryKind::Controller);
         let (kind, bytes) = match flight.io.verb {
             Verb::Read => (Kind::Read, payload.len()),
             Verb::Write { .. } => (Kind::Write, payload.len()),
@@ -169,6 +190,9 @@ impl Pair {
         };
         let stats = self.kept.stats();
         stats.count(kind, result.is_ok(), bytes as u64, latency_ns);
+        if own && result.is_ok() {
+            stats.own_bytes.add(bytes as u64);
+        }
         let result = result
             .map(|_| ())
             .map_err(|error| block_error(error, write));
@@ -300,7 +324,11 @@ impl BlockQueue for NvmeQueue {
         ticket
     }
 
-    fn lend(&self, _direction: Direction, _lba: Lba, _blocks: u64) -> Option<Lease> {
-        None
+    fn lend(&self, direction: Direction, _lba: Lba, blocks: u64) -> Option<Lease> {
+        if direction == Direction::FromDevice {
+            return None;
+        }
+        let len = blocks.checked_shl(self.device.geometry().block_size.shift().into())?;
+        self.pair.lend(usize::try_from(len).ok()?)
     }
 }

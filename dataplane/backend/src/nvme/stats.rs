@@ -106,6 +106,7 @@ pub struct DriveStats {
     pub(super) aborts: Counter,
     pub(super) events: Counter,
     pub(super) copies: Counter,
+    pub(super) own_bytes: Counter,
 }
 
 impl DriveStats {
@@ -144,6 +145,12 @@ impl DriveStats {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.events.get()
+    }
+
+    /// Payload bytes written to the drive out of its own memory.
+    #[must_use]
+    pub fn own_bytes(&self) -> u64 {
+        self.own_bytes.get()
     }
 
     /// Requests whose payload had to be copied, because the drive does not reach it as it lay.

@@ -259,6 +259,8 @@ pub struct NvmeSettings {
     pub io_timeout_ms: u32,
     /// Whether submission queues go into a drive's own memory where it takes them there.
     pub queues_in_drive_memory: bool,
+    /// How much of a drive's own memory is for what hosts write, in bytes; 0 for none.
+    pub payload_in_drive_memory_bytes: u64,
 }
 
 impl BackendSettings {

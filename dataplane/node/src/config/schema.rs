@@ -93,6 +93,7 @@ pub(super) struct Nvme {
     pub queue_entries: Key<u64>,
     pub io_timeout_ms: Key<u64>,
     pub queues_in_drive_memory: Key<bool>,
+    pub payload_in_drive_memory_bytes: Key<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -46,6 +46,7 @@ pub(super) fn of_drive(families: &mut Families, drive: &NvmeDrive) {
     ] {
         families.counter(name, help, &base, value);
     }
+    of_memory(families, &base, drive);
     if let Some(health) = kept.health() {
         of_health(families, &base, &health);
     }
@@ -70,6 +71,26 @@ fn of_requests(families: &mut Families, labels: &[(&str, &str)], seen: &KindSnap
         &buckets,
         seen.latency_ns as f64 / 1e9,
         seen.requests,
+    );
+}
+
+fn of_memory(families: &mut Families, base: &[(&str, &str)], drive: &NvmeDrive) {
+    let memory = drive.memory();
+    let taken = memory.queue_bytes + memory.payload_bytes;
+    for (used_for, bytes) in [
+        ("queues", memory.queue_bytes),
+        ("payload", memory.payload_bytes),
+        ("nothing", memory.total_bytes.saturating_sub(taken)),
+    ] {
+        let help = "Bytes of the drive's own memory (CMB), by what they are set aside for.";
+        let labels = [base[0], ("for", used_for)];
+        families.gauge("penstock_drive_memory_bytes", help, &labels, bytes as f64);
+    }
+    families.counter(
+        "penstock_drive_memory_payload_bytes_total",
+        "Payload bytes that the drive took out of its own memory (CMB).",
+        base,
+        drive.kept().stats().own_bytes(),
     );
 }
 
@@ -114,6 +135,8 @@ mod tests {
     use penstock_async_nvme::soft::{SoftConfig, SoftController};
     use penstock_async_nvme::{Controller, ControllerConfig, Regions, Sleeping};
 
+    use penstock_backend::NvmeDriveConfig;
+
     use super::*;
 
     #[test]
@@ -127,7 +150,13 @@ mod tests {
             ControllerConfig::default(),
         )
         .unwrap();
-        let drive = NvmeDrive::start("0000:01:00.0".to_owned(), controller, None, 1).unwrap();
+        let drive = NvmeDrive::start(
+            "0000:01:00.0".to_owned(),
+            controller,
+            None,
+            &NvmeDriveConfig::default(),
+        )
+        .unwrap();
         let page = || {
             let mut families = Families::default();
             of_drive(&mut families, &drive);
@@ -141,6 +170,7 @@ mod tests {
         }
         for line in [
             "penstock_drive_up{drive=\"0000:01:00.0\"} 1\n",
+            "penstock_drive_memory_bytes{drive=\"0000:01:00.0\",for=\"payload\"} 0\n",
             "penstock_drive_errors_total{drive=\"0000:01:00.0\",command=\"read\"} 0\n",
             "penstock_drive_latency_seconds_count{drive=\"0000:01:00.0\",command=\"write\"} 0\n",
         ] {

@@ -31,6 +31,12 @@ impl Checker<'_> {
                 .queues_in_drive_memory
                 .as_ref()
                 .is_some_and(|yes| *yes.get_ref()),
+            payload_in_drive_memory_bytes: self.number(
+                "nvme.payload_in_drive_memory_bytes",
+                &nvme.payload_in_drive_memory_bytes,
+                0,
+                0..=1 << 40,
+            ),
         }
     }
 
