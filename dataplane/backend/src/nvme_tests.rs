@@ -16,6 +16,8 @@ struct Rig {
     drive: Arc<NvmeDrive>,
     device: Arc<NvmeDevice>,
     soft: SoftController,
+    /// Held by whoever has the drive's own memory mapped.
+    mapped: Arc<()>,
     _thread: penstock_async_nvme::soft::SoftThread,
 }
 
@@ -46,11 +48,12 @@ fn try_rig(soft: SoftConfig, payload_in_controller_bytes: u64) -> Result<Rig, Dr
         },
     )
     .unwrap();
+    let mapped = Arc::new(());
     if let Some((base, len)) = soft.cmb_mapping() {
         let mapping = ControllerMapping {
             base,
             len,
-            keeper: Arc::new(soft.clone()),
+            keeper: Arc::new((soft.clone(), Arc::clone(&mapped))),
         };
         let address = soft.cmb_bus_address().unwrap();
         controller.use_controller_memory(mapping, address).unwrap();
@@ -61,6 +64,7 @@ fn try_rig(soft: SoftConfig, payload_in_controller_bytes: u64) -> Result<Rig, Dr
         drive,
         device,
         soft,
+        mapped,
         _thread: thread,
     })
 }
@@ -426,11 +430,38 @@ fn drives_without_enough_memory_of_their_own_say_so() {
 }
 
 #[test]
-fn a_drive_that_is_gone_is_held_by_no_reactor_that_never_used_it() {
+fn a_drive_that_is_gone_is_held_by_nobody() {
+    // Two reactors may use it, one does.
     let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 256 << 10).unwrap();
-    rig.drive.shut_down().unwrap();
-    assert!(rig.drive.kept().take_share().is_none());
-    let device = Arc::clone(&rig.device);
+    let mapped = Arc::downgrade(&rig.mapped);
+    let Rig {
+        drive,
+        device,
+        mapped: ours,
+        soft: _soft,
+        _thread,
+    } = rig;
+    drop(ours);
+    let here = Arc::clone(&device);
+    on_reactor(move || async move {
+        let bytes = open(&here);
+        let lease = lent(&*bytes.queue, 0, &pattern(1, 4096)).unwrap();
+        bytes.queue.submit(write_of(0, lease)).await.result.unwrap();
+        let gone = std::thread::spawn({
+            let drive = Arc::clone(&drive);
+            move || drive.shut_down()
+        });
+        while bytes.op(Op::Flush, 0, 0).await != Err(BlockError::Gone) {}
+        gone.join().unwrap().unwrap();
+        // The queue is open still, and other reactors may come.
+        assert!(lent(&*bytes.queue, 0, &[0; 512]).is_none());
+        let started = Instant::now();
+        while mapped.strong_count() > 0 {
+            assert!(started.elapsed() < Duration::from_secs(20), "held");
+            bytes.op(Op::Flush, 0, 0).await.unwrap_err();
+        }
+        drop(bytes);
+    });
     let late = on_reactor(move || async move { device.open().map(|_| ()) });
     assert_eq!(late, Err(BlockError::Gone));
 }

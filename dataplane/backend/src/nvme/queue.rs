@@ -31,13 +31,18 @@ pub(super) struct Flight {
     kept: Option<Payload>,
 }
 
+/// What a queue pair has of its drive.
+struct Live {
+    queue: AnyQueue<Payload, Flight>,
+    own: Option<OwnMemory>,
+}
+
 /// A queue pair.
 pub(super) struct Pair {
-    /// `None` once the drive is gone: then nothing of ours keeps its registers mapped.
-    queue: RefCell<Option<AnyQueue<Payload, Flight>>>,
+    /// `None` once the drive is gone: then nothing of ours keeps its registers and memory mapped.
+    live: RefCell<Option<Live>>,
     kept: Arc<Kept>,
     spare: Option<Pool>,
-    own: Option<OwnMemory>,
     /// Will be called at the end of this round.
     hooked: Cell<bool>,
 }
@@ -74,10 +79,9 @@ impl Pair {
         })?;
         queue.tick(now_ns());
         Ok(Rc::new(Pair {
-            queue: RefCell::new(Some(queue)),
+            live: RefCell::new(Some(Live { queue, own })),
             kept: Arc::clone(kept),
             spare,
-            own,
             hooked: Cell::new(false),
         }))
     }
@@ -89,17 +93,17 @@ impl Pair {
 
     /// Whether the drive is gone and everything has been answered.
     pub(super) fn is_over(&self) -> bool {
-        self.queue.borrow().is_none()
+        self.live.borrow().is_none()
     }
 
     fn next_done(&self) -> Option<Done<Payload, Flight>> {
-        self.queue.borrow_mut().as_mut()?.next_done()
+        self.live.borrow_mut().as_mut()?.queue.next_done()
     }
 
     /// A round: ends what the drive has done.
     pub(super) fn poll(self: &Rc<Self>) -> Polled {
-        if let Some(queue) = self.queue.borrow_mut().as_mut() {
-            queue.tick(now_ns());
+        if let Some(live) = self.live.borrow_mut().as_mut() {
+            live.queue.tick(now_ns());
         }
         let mut worked = false;
         // Not borrowed while a request ends, as what waits for it may submit the next.
@@ -107,8 +111,8 @@ impl Pair {
             self.finish(done);
             worked = true;
         }
-        let mut place = self.queue.borrow_mut();
-        let Some(queue) = place.as_mut() else {
+        let mut place = self.live.borrow_mut();
+        let Some(Live { queue, .. }) = place.as_mut() else {
             return Polled::Idle;
         };
         queue.round_end();
@@ -129,8 +133,8 @@ impl Pair {
     }
 
     fn submit(self: &Rc<Self>, io: Io, memory: Payload, flight: Flight) {
-        let mut place = self.queue.borrow_mut();
-        let Some(queue) = place.as_mut() else {
+        let mut place = self.live.borrow_mut();
+        let Some(Live { queue, own }) = place.as_mut() else {
             drop(place);
             let payload = flight.kept.unwrap_or(memory);
             let result = Err(BlockError::Gone);
@@ -138,7 +142,7 @@ impl Pair {
             return;
         };
         let is_stale = |own: &OwnMemory| own.is_stale(&memory, queue.resets());
-        if self.own.as_ref().is_some_and(is_stale) {
+        if own.as_ref().is_some_and(is_stale) {
             drop(place);
             let result = Err(block_error(IoError::Forgotten, true));
             let payload = memory;
@@ -154,10 +158,9 @@ impl Pair {
 
     /// A run of the drive's own memory for a write; `None` where there is none now.
     fn lend(&self, len: usize) -> Option<Lease> {
-        let own = self.own.as_ref()?;
-        let place = self.queue.borrow();
-        let queue = place.as_ref().filter(|queue| queue.is_running())?;
-        own.lend(len, queue.resets())
+        let place = self.live.borrow();
+        let live = place.as_ref().filter(|live| live.queue.is_running())?;
+        live.own.as_ref()?.lend(len, live.queue.resets())
     }
 
     fn finish(self: &Rc<Self>, done: Done<Payload, Flight>) {
@@ -250,8 +253,8 @@ fn copy(from: &Payload, to: &Payload) {
 impl RoundEnd for Pair {
     fn round_end(self: Rc<Self>) {
         self.hooked.set(false);
-        if let Some(queue) = self.queue.borrow_mut().as_mut() {
-            queue.round_end();
+        if let Some(live) = self.live.borrow_mut().as_mut() {
+            live.queue.round_end();
         }
     }
 }
