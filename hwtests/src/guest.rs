@@ -93,6 +93,17 @@ impl Guest {
         Ok(monitor)
     }
 
+    /// Lets drive `id` do `iops` commands a second; 0 for as many as it can.
+    ///
+    /// # Errors
+    /// QEMU refuses.
+    pub fn throttle(&mut self, id: &str, iops: u64) -> Result<()> {
+        self.log
+            .say(Source::Lab, &format!("throttle {id} to {iops} commands/s"));
+        let mut monitor = Monitor::connect(&machine::monitor_socket(self.dir.path()))?;
+        monitor.throttle(&format!("blocks-{id}"), iops)
+    }
+
     /// Whether the slot of device `id` is empty within `limit`. Now and then it is not, although the
     /// program has let go of the drive and ended: the emulated slot, or the guest's
     /// kernel, stays in the middle. What is ours has to be checked in the guest.

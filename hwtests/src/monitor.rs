@@ -58,6 +58,17 @@ impl Monitor {
         .map(drop)
     }
 
+    /// Lets the blocks `id` (of `-drive`) be reached `iops` times a second; 0 for no limit.
+    ///
+    /// # Errors
+    /// QEMU refuses.
+    pub fn throttle(&mut self, id: &str, iops: u64) -> Result<()> {
+        let limits = json!({
+            "device": id, "iops": iops, "iops_rd": 0, "iops_wr": 0, "bps": 0, "bps_rd": 0, "bps_wr": 0
+        });
+        self.execute("block_set_io_throttle", limits).map(drop)
+    }
+
     fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let line = json!({ "execute": command, "arguments": arguments });
         let sent = writeln!(self.stream.get_mut(), "{line}");

@@ -10,8 +10,9 @@ use penstock_nvme::log::HealthLog;
 use penstock_units::Nsid;
 
 use crate::cmb::{CmbAbilities, ControllerMemoryPool};
-use crate::controller::{Controller, ControllerError, Identity, Namespace, Notice};
+use crate::controller::{Controller, ControllerError, Identity, Namespace, Notice, QueueInterrupt};
 use crate::dma::{DmaError, Regions};
+use crate::event::Event;
 use crate::io::{Buffers, Done, Io};
 use crate::queue::{Queue, QueueParts, QueueStats, Wire};
 #[cfg(feature = "spdk")]
@@ -51,6 +52,18 @@ pub trait Driver: Send {
     /// # Errors
     /// [`ControllerError`]: [`ControllerError::Queues`] where all are in use.
     fn create_queue(&mut self) -> Result<PairParts, ControllerError>;
+
+    /// Makes an I/O queue pair that tells by an interrupt what has ended, so that its thread may
+    /// sleep; without one ([`PairParts::event`]) where the driver has none.
+    ///
+    /// # Errors
+    /// As [`Driver::create_queue`].
+    fn create_queue_with_interrupt(
+        &mut self,
+        _interrupt: QueueInterrupt,
+    ) -> Result<PairParts, ControllerError> {
+        self.create_queue()
+    }
 
     /// The controller memory in use; `None` where there is none or the driver cannot reach it.
     fn controller_memory(&self) -> Option<&Arc<ControllerMemoryPool>>;
@@ -104,6 +117,11 @@ pub trait QueuePair<M: Buffers, T> {
 
     /// Counters.
     fn stats(&self) -> QueueStats;
+
+    /// As [`Queue::may_sleep_ns`]; `None` for a queue pair that must be looked at all the time.
+    fn may_sleep_ns(&mut self) -> Option<u64> {
+        None
+    }
 }
 
 /// All that is needed to open a queue pair on the thread that will use it.
@@ -116,6 +134,16 @@ pub enum PairParts {
 }
 
 impl PairParts {
+    /// What is signalled when the queue pair has something to tell; `None` where it must be polled.
+    #[must_use]
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            PairParts::Own(parts) => parts.link.event(),
+            #[cfg(feature = "spdk")]
+            PairParts::Spdk(_) => None,
+        }
+    }
+
     /// Opens the queue pair on this thread.
     ///
     /// # Errors
@@ -193,6 +221,10 @@ impl<M: Buffers, T> QueuePair<M, T> for AnyQueue<M, T> {
     fn stats(&self) -> QueueStats {
         with!(self, queue => queue.stats())
     }
+
+    fn may_sleep_ns(&mut self) -> Option<u64> {
+        with!(self, queue => queue.may_sleep_ns())
+    }
 }
 
 impl<M: Buffers, T, W: Wire> QueuePair<M, T> for Queue<M, T, W> {
@@ -239,6 +271,10 @@ impl<M: Buffers, T, W: Wire> QueuePair<M, T> for Queue<M, T, W> {
     fn stats(&self) -> QueueStats {
         Queue::stats(self)
     }
+
+    fn may_sleep_ns(&mut self) -> Option<u64> {
+        Queue::may_sleep_ns(self)
+    }
 }
 
 impl Driver for Controller {
@@ -268,6 +304,13 @@ impl Driver for Controller {
 
     fn create_queue(&mut self) -> Result<PairParts, ControllerError> {
         Controller::create_queue(self).map(PairParts::Own)
+    }
+
+    fn create_queue_with_interrupt(
+        &mut self,
+        interrupt: QueueInterrupt,
+    ) -> Result<PairParts, ControllerError> {
+        Controller::create_queue_with_interrupt(self, interrupt).map(PairParts::Own)
     }
 
     fn controller_memory(&self) -> Option<&Arc<ControllerMemoryPool>> {

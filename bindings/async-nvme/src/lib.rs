@@ -14,6 +14,7 @@ mod cmb;
 mod controller;
 mod dma;
 mod driver;
+mod event;
 mod io;
 mod io_queue;
 mod memory;
@@ -31,10 +32,11 @@ pub use cmb::{
 };
 pub use controller::{
     Controller, ControllerConfig, ControllerError, Format, Identity, Namespace, Notice, Pace,
-    PmrLayout, Sleeping,
+    PmrLayout, QueueInterrupt, Sleeping,
 };
 pub use dma::{DmaError, Keeper, Mapper, Region, Regions};
 pub use driver::{AnyQueue, Driver, PairParts, QueuePair};
+pub use event::Event;
 pub use io::{Buffers, Done, Io, IoError, Verb};
 pub use io_queue::{Answer, IoQueue};
 pub use memory::DeviceMemory;

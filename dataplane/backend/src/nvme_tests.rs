@@ -2,7 +2,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_async_nvme::soft::{Fault, MediaFault, SoftCmb, SoftConfig, SoftController};
-use penstock_async_nvme::{Controller, ControllerConfig, ControllerMapping, Regions, Sleeping};
+use penstock_async_nvme::{
+    Controller, ControllerConfig, ControllerMapping, Event, QueueInterrupt, Regions, Sleeping,
+};
 use penstock_block::{BlockDevice, BlockError, BlockQueue, Direction, Op};
 use penstock_buffer::{Lease, MemoryKind};
 use penstock_nvme::IoOpcode;
@@ -26,17 +28,40 @@ fn nsid(number: u32) -> Nsid {
 }
 
 fn rig(soft: SoftConfig) -> Rig {
-    try_rig(soft, 0).unwrap()
+    try_rig(soft, 0, false).unwrap()
+}
+
+fn interrupting(soft: SoftConfig) -> Rig {
+    try_rig(soft, 0, true).unwrap()
+}
+
+/// A vector and an event for each of two queue pairs.
+fn interrupts(soft: &SoftController) -> Vec<QueueInterrupt> {
+    let of = |vector| {
+        let event = Event::new().unwrap();
+        let signalled = event.clone();
+        soft.set_interrupt(vector, move || signalled.signal());
+        QueueInterrupt { vector, event }
+    };
+    vec![of(1), of(2)]
 }
 
 /// With as much of the drive's own memory for payload.
-fn try_rig(soft: SoftConfig, payload_in_controller_bytes: u64) -> Result<Rig, DriveError> {
+fn try_rig(
+    soft: SoftConfig,
+    payload_in_controller_bytes: u64,
+    interrupting: bool,
+) -> Result<Rig, DriveError> {
     let config = NvmeDriveConfig {
         reactors: 2,
         payload_in_controller_bytes,
         ..NvmeDriveConfig::default()
     };
     let soft = SoftController::new(soft);
+    let interrupts = match interrupting {
+        true => interrupts(&soft),
+        false => Vec::new(),
+    };
     let thread = soft.run_thread();
     let mut controller = Controller::start(
         soft.bar(),
@@ -58,7 +83,7 @@ fn try_rig(soft: SoftConfig, payload_in_controller_bytes: u64) -> Result<Rig, Dr
         let address = soft.cmb_bus_address().unwrap();
         controller.use_controller_memory(mapping, address).unwrap();
     }
-    let drive = NvmeDrive::start("soft".to_owned(), controller, None, &config)?;
+    let drive = NvmeDrive::start("soft".to_owned(), controller, None, interrupts, &config)?;
     let device = drive.open(nsid(1))?;
     Ok(Rig {
         drive,
@@ -205,6 +230,81 @@ fn a_reset_in_the_middle_loses_nothing() {
     assert_eq!(rig.soft.violations(), Vec::<String>::new());
 }
 
+/// Has each I/O command take two milliseconds.
+fn slow(soft: &SoftController) {
+    soft.set_rule(|command| (command.queue > 0).then_some(Fault::Delay { ns: 2_000_000 }));
+}
+
+/// Reads one block after the other. Rounds and sleeps of the reactor meanwhile, and the longest that
+/// a read took.
+fn slow_reads(rig: &Rig) -> (u64, u64, Duration) {
+    slow(&rig.soft);
+    let device = Arc::clone(&rig.device);
+    on_reactor(move || async move {
+        let bytes = open(&device);
+        let reactor = penstock_reactor::current();
+        let before = reactor.stats().snapshot();
+        let mut longest = Duration::ZERO;
+        for lba in 0..200 {
+            let begun = Instant::now();
+            bytes.read(lba, 1).await.unwrap();
+            longest = longest.max(begun.elapsed());
+        }
+        let after = reactor.stats().snapshot();
+        let rounds = after.rounds - before.rounds;
+        (rounds, after.sleeps - before.sleeps, longest)
+    })
+}
+
+#[test]
+fn a_reactor_sleeps_while_a_drive_that_interrupts_works() {
+    let polled = plain();
+    let (rounds_polled, sleeps, _) = slow_reads(&polled);
+    assert_eq!(sleeps, 0, "nothing would have woken it");
+    let told = interrupting(SoftConfig::with_namespace(64 << 20, 9));
+    let (rounds, sleeps, longest) = slow_reads(&told);
+    assert!(sleeps >= 190, "slept {sleeps} times in 200 reads");
+    assert!(
+        rounds < rounds_polled / 2,
+        "{rounds} rounds, polling takes {rounds_polled}"
+    );
+    // A wake-up lost would cost a second.
+    assert!(longest < Duration::from_millis(900), "{longest:?}");
+    assert_eq!(told.soft.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_reset_wakes_a_reactor_that_sleeps_and_loses_nothing() {
+    let rig = interrupting(SoftConfig::with_namespace(64 << 20, 9));
+    slow(&rig.soft);
+    let soft = rig.soft.clone();
+    let fail = std::thread::spawn(move || {
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(60));
+            soft.fail();
+        }
+    });
+    let device = Arc::clone(&rig.device);
+    on_reactor(move || async move {
+        let bytes = open(&device);
+        for lba in 0..200 {
+            let begun = Instant::now();
+            bytes
+                .write(lba * 8, &pattern(lba, 4096), false)
+                .await
+                .unwrap();
+            let took = begun.elapsed();
+            assert!(took < Duration::from_millis(900), "{took:?}");
+        }
+        for lba in 0..200 {
+            assert!(bytes.read(lba * 8, 8).await.unwrap() == pattern(lba, 4096));
+        }
+    });
+    fail.join().unwrap();
+    assert!(rig.drive.kept().stats().resets() > 0);
+    assert_eq!(rig.soft.violations(), Vec::<String>::new());
+}
+
 #[test]
 fn a_drive_pulled_out_fails_and_the_node_lives_on() {
     let rig = plain();
@@ -290,6 +390,7 @@ fn what_cannot_be_served_is_refused_with_the_remedy() {
         "soft".to_owned(),
         controller,
         None,
+        Vec::new(),
         &NvmeDriveConfig::default(),
     )
     .unwrap();
@@ -325,7 +426,7 @@ fn write_of(lba: u64, lease: Lease) -> penstock_block::Request {
 
 #[test]
 fn what_is_written_may_lie_in_the_drives_memory() {
-    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 256 << 10).unwrap();
+    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 256 << 10, false).unwrap();
     assert_eq!(
         rig.drive.memory(),
         DriveMemory {
@@ -366,7 +467,7 @@ fn what_is_written_may_lie_in_the_drives_memory() {
 
 #[test]
 fn a_reset_takes_what_lay_in_the_drives_memory_and_no_more() {
-    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 1 << 20).unwrap();
+    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 1 << 20, false).unwrap();
     let mut once = false;
     rig.soft.set_rule(move |command| {
         let is_flush = command.queue > 0 && command.sqe.opcode == u8::from(IoOpcode::Flush);
@@ -403,7 +504,7 @@ fn a_reset_takes_what_lay_in_the_drives_memory_and_no_more() {
 
 #[test]
 fn drives_without_enough_memory_of_their_own_say_so() {
-    let small = try_rig(with_memory(SoftCmb::new(64 << 10)), 256 << 10);
+    let small = try_rig(with_memory(SoftCmb::new(64 << 10)), 256 << 10, false);
     let Err(error) = small.map(|_| ()) else {
         panic!("more memory was given than there is");
     };
@@ -418,7 +519,7 @@ fn drives_without_enough_memory_of_their_own_say_so() {
         ..SoftCmb::new(1 << 20)
     };
     for soft in [with_memory(unable), SoftConfig::with_namespace(64 << 20, 9)] {
-        let rig = try_rig(soft, 256 << 10).unwrap();
+        let rig = try_rig(soft, 256 << 10, false).unwrap();
         assert_eq!(rig.drive.memory().payload_bytes, 0);
         let device = Arc::clone(&rig.device);
         on_reactor(move || async move {
@@ -432,7 +533,7 @@ fn drives_without_enough_memory_of_their_own_say_so() {
 #[test]
 fn a_drive_that_is_gone_is_held_by_nobody() {
     // Two reactors may use it, one does.
-    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 256 << 10).unwrap();
+    let rig = try_rig(with_memory(SoftCmb::new(1 << 20)), 256 << 10, false).unwrap();
     let mapped = Arc::downgrade(&rig.mapped);
     let Rig {
         drive,

@@ -128,7 +128,8 @@ fn nvme(soft: &SoftController) -> Arc<NvmeDevice> {
         payload_in_controller_bytes: (DEPTH as u64 / 2) << 12,
         ..NvmeDriveConfig::default()
     };
-    let drive = NvmeDrive::start("nvme".to_owned(), controller, None, &config).expect("starts");
+    let drive =
+        NvmeDrive::start("nvme".to_owned(), controller, None, Vec::new(), &config).expect("starts");
     let nsid = Nsid::new(1).expect("not zero");
     drive.open(nsid).expect("a namespace")
 }

@@ -163,6 +163,8 @@ fn drive(address: PciAddress, around: Surroundings<'_>) -> Result<Arc<NvmeDrive>
         io_timeout_ms: around.nvme.io_timeout_ms,
         submission_in_controller: around.nvme.queues_in_drive_memory,
         payload_in_controller_bytes: around.nvme.payload_in_drive_memory_bytes,
+        // A busy reactor looks all the time anyway.
+        interrupts: around.nvme.interrupts && around.reactors.adaptive,
     };
     let drive = NvmeDrive::open_pci(address, &config)?;
     drives.insert(address, Arc::downgrade(&drive));

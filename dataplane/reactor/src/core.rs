@@ -14,6 +14,7 @@ use crate::clock::{Ticks, now, ticks_of, ticks_per_second, ticks_to_ns};
 use crate::config::{PollMode, ReactorConfig, ReactorError};
 use crate::executor::{Executor, TaskId, task_of};
 use crate::handle::{ReactorHandle, Registration, Shared};
+use crate::poller::{Polled, Pollers};
 use crate::recv_buffers::RecvBuffers;
 use crate::ring::{Completion, Op, Ops, Ring};
 use crate::stall;
@@ -39,47 +40,6 @@ pub trait RoundEnd {
     fn round_end(self: Rc<Self>);
 }
 
-/// What a [`Poller`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Polled {
-    /// Nothing to do, and nothing that only polling would find: the reactor may sleep.
-    Idle,
-    /// Nothing yet, but a device works for us and no event of the kernel tells when it is done: the
-    /// reactor must not sleep.
-    Waiting,
-    /// Something was done.
-    Worked,
-}
-
-/// A device that is looked at every round, because no completion of the kernel tells of it.
-pub trait Poller {
-    /// Looks, and does what there is to do. After a sleep it is called first thing.
-    fn poll(&self) -> Polled;
-}
-
-/// Polls `poller` every round from now on, until the guard is dropped (on the same thread).
-///
-/// # Panics
-/// Outside a reactor's thread.
-#[must_use = "polling ends when the guard is dropped"]
-pub fn add_poller(poller: Rc<dyn Poller>) -> PollerGuard {
-    with(|core| core.pollers.borrow_mut().push(Rc::clone(&poller)));
-    PollerGuard(poller)
-}
-
-/// Keeps a poller going.
-pub struct PollerGuard(Rc<dyn Poller>);
-
-impl Drop for PollerGuard {
-    fn drop(&mut self) {
-        // Without a reactor the pollers are gone already.
-        try_with(|core| {
-            let mut pollers = core.pollers.borrow_mut();
-            pollers.retain(|poller| !std::ptr::addr_eq(Rc::as_ptr(poller), Rc::as_ptr(&self.0)));
-        });
-    }
-}
-
 /// All that belongs to one reactor's thread.
 pub(crate) struct Core {
     pub(crate) id: u32,
@@ -91,8 +51,8 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     handle: ReactorHandle,
     round_end: RefCell<Vec<Rc<dyn RoundEnd>>>,
-    pollers: RefCell<Vec<Rc<dyn Poller>>>,
-    /// A poller waits for its device.
+    pub(crate) pollers: Pollers,
+    /// A poller waits for its device, and no event tells when it is done.
     waiting: Cell<bool>,
     /// Streams to look at once nothing of theirs is on the stack.
     deferred: RefCell<Vec<StreamRef>>,
@@ -180,7 +140,7 @@ impl Core {
             shared: Arc::clone(handle.shared()),
             handle,
             round_end: RefCell::default(),
-            pollers: RefCell::default(),
+            pollers: Pollers::default(),
             waiting: Cell::new(false),
             deferred: RefCell::default(),
             starved: RefCell::default(),
@@ -303,6 +263,7 @@ impl Core {
                     self.watch_bell();
                 }
             }
+            Some(Op::Event(watch)) => watch.fired(),
             Some(Op::Ignored) | None => {}
         }
     }
@@ -317,19 +278,15 @@ impl Core {
         self.waiting.set(false);
         let mut index = 0;
         // By index, as one may add or remove others.
-        while let Some(poller) = self.poller(index) {
+        while let Some(polling) = self.pollers.at(index) {
             index += 1;
             self.shared.heartbeat.activity(&stall::POLLER);
-            match poller.poll() {
-                Polled::Idle => {}
-                Polled::Waiting => self.waiting.set(true),
+            match polling.poll() {
+                Polled::Waiting if !polling.has_event() => self.waiting.set(true),
+                Polled::Idle | Polled::Waiting => {}
                 Polled::Worked => self.worked.set(true),
             }
         }
-    }
-
-    fn poller(&self, index: usize) -> Option<Rc<dyn Poller>> {
-        self.pollers.borrow().get(index).map(Rc::clone)
     }
 
     fn run_tasks(&self) {
@@ -450,11 +407,14 @@ impl Core {
         if until_timer == 0 || !self.shared.mailbox.may_sleep() {
             return;
         }
-        let stats = &self.shared.stats;
-        stats.sleeps.add(1);
-        self.publish_gauges();
-        self.shared.heartbeat.begin_round(0);
-        self.ring.enter_and_wait(until_timer);
+        // First the events are armed, then the devices are looked at a last time.
+        self.pollers.arm(self);
+        if let Some(limit_ns) = self.pollers.may_sleep_ns() {
+            self.shared.stats.sleeps.add(1);
+            self.publish_gauges();
+            self.shared.heartbeat.begin_round(0);
+            self.ring.enter_and_wait(until_timer.min(limit_ns));
+        }
         self.shared.mailbox.awake();
     }
 
@@ -472,8 +432,7 @@ impl Core {
     fn shut_down(self: &Rc<Self>) -> bool {
         self.executor.clear();
         self.round_end.borrow_mut().clear();
-        let pollers = std::mem::take(&mut *self.pollers.borrow_mut());
-        drop(pollers);
+        self.pollers.clear();
         let give_up = Instant::now() + Duration::from_secs(2);
         while self.ops.live() > 0 && Instant::now() < give_up {
             self.ring.cancel_all();

@@ -9,7 +9,8 @@
 //! 4. calls the round-end hooks, where connections flush everything they have ready in one send,
 //! 5. enters the kernel once, only if there is something to submit or the kernel has work for us.
 //!
-//! With [`PollMode::Adaptive`] a reactor that finds nothing to do for a while sleeps in step 5.
+//! With [`PollMode::Adaptive`] a reactor that finds nothing to do for a while sleeps in step 5, also
+//! while a device works for it, if the device has an event that wakes the reactor.
 //!
 //! Everything but [`ReactorHandle`], [`Socket`] and wakers belongs to one reactor thread and is not
 //! `Send`. All memory the kernel works on is owned by the operation until its completion, so the
@@ -24,6 +25,7 @@ mod file;
 mod handle;
 mod listener;
 mod mailbox;
+mod poller;
 mod recv_buffers;
 mod ring;
 mod stall;
@@ -34,15 +36,13 @@ mod timer;
 pub use batch::SendBatch;
 pub use clock::{Ticks, now, ticks_per_second, ticks_to_ns};
 pub use config::{PollMode, ReactorConfig, ReactorError, check_kernel};
-pub use core::{
-    Polled, Poller, PollerGuard, RoundEnd, add_poller, at_round_end, current, current_id, run_now,
-    spawn,
-};
+pub use core::{RoundEnd, at_round_end, current, current_id, run_now, spawn};
 pub use executor::{TaskId, cancel};
 pub use file::{File, FileOp, FileSink};
 pub use handle::ReactorHandle;
 pub use listener::{AcceptSink, ListenerGuard, Socket, TcpListener};
 pub use mailbox::MailboxFull;
+pub use poller::{Polled, Poller, PollerGuard, add_poller, add_poller_with_event};
 pub use recv_buffers::RecvChunk;
 pub use stats::{ReactorStats, StatsSnapshot};
 pub use stream::{Stream, StreamSink};

@@ -8,6 +8,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 
 use crate::file::FileState;
 use crate::listener::ListenerRef;
+use crate::poller::WatchRef;
 use crate::stream::StreamRef;
 
 /// Who gets a completion, and what must live until it comes.
@@ -19,6 +20,8 @@ pub(crate) enum Op {
     File(FileState),
     /// The mailbox's event descriptor became readable.
     Bell,
+    /// A polled device's event became readable.
+    Event(WatchRef),
     /// Nobody waits for it.
     Ignored,
 }
@@ -153,7 +156,16 @@ impl Ring {
             .register_sync_cancel(Some(types::Timespec::new()), types::CancelBuilder::any());
     }
 
-    /// Polls the mailbox's event descriptor once.
+    /// Completes once when the descriptor is readable, or at once if it is.
+    pub(crate) fn watch_once(&self, fd: RawFd, id: OpId) {
+        let entry = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN.unsigned_abs().into())
+            .build()
+            .user_data(id.0);
+        // SAFETY: a poll entry points to no memory.
+        unsafe { self.push(entry) };
+    }
+
+    /// Completes each time that the mailbox's event descriptor is signalled.
     pub(crate) fn watch_bell(&self, fd: RawFd, id: OpId) {
         let entry = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN.unsigned_abs().into())
             .multi(true)

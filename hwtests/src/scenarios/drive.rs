@@ -36,7 +36,7 @@ pub(super) const SLOT_LIMIT: Duration = Duration::from_secs(20);
 pub(super) const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
 
 /// Steps of `penstock-device check --write` that every such machine passes.
-const PASSED: [&str; 11] = [
+const PASSED: [&str; 12] = [
     "open",
     "registers",
     "interrupts",
@@ -46,6 +46,7 @@ const PASSED: [&str; 11] = [
     "queue pair",
     "data",
     "data in controller memory",
+    "data by interrupt",
     "reset under load",
     "function reset",
 ];

@@ -38,6 +38,9 @@ pub(super) const PROGRAMS: &[Program] = &[
 ];
 
 const NQN: &str = "nqn.2026-01.org.penstock:drives";
+/// Commands a second of a drive that is slow, and how long it is read.
+const SLOW_IOPS: u64 = 20;
+const SLOW_S: u64 = 10;
 const FIO_LIMIT: Duration = Duration::from_secs(180);
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -48,10 +51,15 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
     guest.wait_until("the kernel's disks", both, UNPLUG_LIMIT)?;
     let (one, two) = (address_of(guest, ONE)?, address_of(guest, TWO)?);
     guest.run(&format!("{DEVICE} bind {one} {two}"))?;
-    start_node(guest, &[&one, &two])?;
-    guest.run(&format!(
-        "nvme connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN}"
-    ))?;
+    let polled_ms = slow_drive(bench, &[&one, &two], false)?;
+    let told_ms = slow_drive(bench, &[&one, &two], true)?;
+    // A reactor that polls while a command is under way, as one always is here, takes all there is.
+    check(told_ms < polled_ms / 2, || {
+        format!(
+            "with interrupts the node used {told_ms} ms of CPU time in {SLOW_S} s of waiting for a \
+             slow drive, without them {polled_ms} ms"
+        )
+    })?;
     let (first, second) = (bench.disk(1)?, bench.disk(2)?);
 
     let guest = &mut bench.guest;
@@ -86,6 +94,10 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
 
     guest.note("the node lives and ends when asked");
     guest.run("wget -qO- http://127.0.0.1:9464/healthz")?;
+    stop_node(guest)
+}
+
+fn stop_node(guest: &mut Guest) -> Result<()> {
     guest.run("kill -TERM $(cat /tmp/node.pid)")?;
     let ended = "[ -f /tmp/node.status ]";
     let waited = guest.wait_until("the node to end", ended, START_LIMIT);
@@ -116,6 +128,48 @@ fn memory_was_used(guest: &mut Guest, with: &str, without: &str) -> Result<()> {
     Ok(())
 }
 
+/// Starts a node and reads from a drive that is slow for a while. CPU time that the node used then, in
+/// milliseconds. With `interrupts` the node and the host stay as they are, else both leave.
+fn slow_drive(bench: &mut Bench, addresses: &[&str], interrupts: bool) -> Result<u64> {
+    start_node(&mut bench.guest, addresses, interrupts)?;
+    bench.guest.run(&format!(
+        "nvme connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN}"
+    ))?;
+    let disk = bench.disk(2)?;
+    let guest = &mut bench.guest;
+    guest.note("a slow drive is read for a while");
+    guest.throttle(TWO, SLOW_IOPS)?;
+    let reads = format!(
+        "fio --name=slow --filename={disk} --ioengine=libaio --direct=1 --rw=randread --bs=4k \
+         --iodepth=1 --time_based --runtime={SLOW_S} 2>&1"
+    );
+    let before = cpu_ms(guest)?;
+    guest.run_within(&reads, FIO_LIMIT)?;
+    let used = cpu_ms(guest)? - before;
+    guest.throttle(TWO, 0)?;
+    guest.note(&format!(
+        "interrupts {interrupts}: the node used {used} ms of CPU time in {SLOW_S} s"
+    ));
+    if !interrupts {
+        guest.run("nvme disconnect-all")?;
+        stop_node(guest)?;
+    }
+    Ok(used)
+}
+
+/// CPU time that the node has used, in milliseconds (proc(5): utime and stime in 1/100 s).
+fn cpu_ms(guest: &mut Guest) -> Result<u64> {
+    let text = guest.run("cut -d' ' -f14,15 /proc/$(cat /tmp/node.pid)/stat")?;
+    let ticks: Vec<u64> = text
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    match ticks[..] {
+        [user, system] => Ok((user + system) * 10),
+        _ => Err(LabError::Check(format!("no times in {text}"))),
+    }
+}
+
 /// The drive whose serial number is `serial`, while the kernel's driver has it.
 fn address_of(guest: &mut Guest, serial: &str) -> Result<String> {
     let text = guest.run(&format!("{DEVICE} list --json"))?;
@@ -128,11 +182,11 @@ fn address_of(guest: &mut Guest, serial: &str) -> Result<String> {
     address.map(str::to_owned).ok_or_else(missing)
 }
 
-fn start_node(guest: &mut Guest, addresses: &[&str]) -> Result<()> {
+fn start_node(guest: &mut Guest, addresses: &[&str], interrupts: bool) -> Result<()> {
     let mut text = format!(
         "[node]\nname = \"guest\"\n\n[metrics]\nlisten = \"127.0.0.1:9464\"\n\n\
          [nvme]\nqueue_entries = 64\nqueues_in_drive_memory = true\n\
-         payload_in_drive_memory_bytes = 8388608\n\n\
+         payload_in_drive_memory_bytes = 8388608\ninterrupts = {interrupts}\n\n\
          [[listener]]\naddress = \"127.0.0.1:4420\"\n\n\
          [[subsystem]]\nnqn = \"{NQN}\"\nserial = \"DRIVES\"\nallow_any_host = true\n"
     );
@@ -146,7 +200,7 @@ fn start_node(guest: &mut Guest, addresses: &[&str]) -> Result<()> {
     guest.run(&format!("cat >/tmp/node.toml <<'END'\n{text}END"))?;
     // Its status is kept: the shell that starts it is gone by the time it ends.
     guest.run(
-        "sh -c '/penstock/bin/penstock-node --config /tmp/node.toml >/tmp/node.log 2>&1 & \
+        "rm -f /tmp/node.status; sh -c '/penstock/bin/penstock-node --config /tmp/node.toml >/tmp/node.log 2>&1 & \
          echo $! >/tmp/node.pid; wait $!; echo $? >/tmp/node.status' >/dev/null 2>&1 &",
     )?;
     let ready = "wget -qO- http://127.0.0.1:9464/readyz >/dev/null 2>&1 || [ -f /tmp/node.status ]";

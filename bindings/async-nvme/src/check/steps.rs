@@ -8,12 +8,12 @@ use penstock_nvme::register::{Cap, OFFSET_CAP, OFFSET_VS};
 use super::worker::{Memory, Worker};
 use super::{CheckOptions, Steps, Stop};
 use crate::cmb::{CmbLayout, ControllerMapping};
-use crate::controller::{Controller, ControllerConfig, Namespace, Sleeping};
+use crate::controller::{Controller, ControllerConfig, Namespace, QueueInterrupt, Sleeping};
 use crate::dma::Regions;
 use crate::io::Verb;
 use crate::memory::DeviceMemory;
 use crate::pci::PciAddress;
-use crate::vfio::{Device, DmaBufSupport};
+use crate::vfio::{Device, DeviceError, DmaBufSupport};
 
 /// Payload of a request: more than a command carries on most drives.
 const PAYLOAD_BYTES: usize = 1 << 20;
@@ -80,6 +80,7 @@ pub(super) fn all(address: &PciAddress, options: &CheckOptions, steps: &mut Step
             none()
         },
     );
+    steps.tell("data by interrupt", bench.data_by_interrupt(&device));
     steps.tell("reset under load", bench.reset());
     if let Some(limit) = options.until_removed {
         steps.tell("removal", bench.until_removed(&device, limit));
@@ -145,6 +146,8 @@ fn start(
     regions: &Arc<Regions>,
 ) -> Result<((Controller, Option<Namespace>), String), Stop> {
     let config = ControllerConfig {
+        // One that is polled, one that interrupts.
+        io_queues: 2,
         submission_in_controller: true,
         ..ControllerConfig::default()
     };
@@ -325,6 +328,44 @@ impl Bench {
         self.verify(16, &lent, 12)?;
         Ok(format!(
             "{CONTROLLER_PAYLOAD_BYTES} bytes from there to the drive, and back"
+        ))
+    }
+
+    /// Requests on a queue pair whose thread sleeps until the drive interrupts, also after a reset.
+    fn data_by_interrupt(&mut self, device: &Device) -> Result<String, Stop> {
+        const REQUESTS: u64 = 500;
+        // The admin queue's vector and the queue pair's.
+        let interrupts = match device.interrupts(2) {
+            Err(err @ DeviceError::TooFewInterrupts { .. }) => {
+                return Err(Stop::Skipped(err.to_string()));
+            }
+            other => other?,
+        };
+        let missing = || Stop::Failed("no event for vector 1".into());
+        let interrupt = QueueInterrupt {
+            vector: 1,
+            event: interrupts.event(1).ok_or_else(missing)?.clone(),
+        };
+        let parts = self.controller.create_queue_with_interrupt(interrupt)?;
+        let worker = Worker::start(parts)?;
+        let from = self.host(CONTROLLER_PAYLOAD_BYTES)?;
+        from.fill(31);
+        for half in 0..2 {
+            for number in 0..REQUESTS / 2 {
+                worker.submit(WRITE, &self.namespace, 0, &from).wait()?;
+                if worker.wake_ups().1 > 0 {
+                    return Err(Stop::Failed(format!("no interrupt for request {number}")));
+                }
+            }
+            if half == 0 {
+                self.controller.reset()?;
+            }
+        }
+        let into = self.host(CONTROLLER_PAYLOAD_BYTES)?;
+        self.verify(0, &into, 31)?;
+        let (by_event, _) = worker.wake_ups();
+        Ok(format!(
+            "{REQUESTS} requests, one at a time, and a reset: woken {by_event} times, never by time"
         ))
     }
 

@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use penstock_units::Lba;
 use super::Stop;
 use crate::cmb::ControllerMemory;
 use crate::controller::Namespace;
+use crate::event::Event;
 use crate::io::{Buffers, Io, IoError, Verb};
 use crate::memory::DeviceMemory;
 use crate::queue::{Queue, QueueParts};
@@ -18,7 +20,7 @@ use crate::queue::{Queue, QueueParts};
 /// No request takes so long, resets in between included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
-/// How long the thread rests where nothing goes on.
+/// How long the thread rests where nothing goes on, and no interrupt would tell when something does.
 const REST: Duration = Duration::from_micros(50);
 
 /// Payload, in host memory or in the controller's.
@@ -85,9 +87,21 @@ struct Job {
     answer: Sender<Result<u64, IoError>>,
 }
 
+/// How the thread of a queue pair that interrupts was woken.
+#[derive(Default)]
+pub(super) struct WakeUps {
+    /// Because of its event.
+    by_event: AtomicU64,
+    /// Because it had slept for as long as it may.
+    by_time: AtomicU64,
+}
+
 /// The thread. Ends when dropped.
 pub(super) struct Worker {
     jobs: Option<Sender<Job>>,
+    /// What wakes it, where it sleeps.
+    event: Option<Event>,
+    wake_ups: Arc<WakeUps>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -107,17 +121,37 @@ impl Pending {
 impl Worker {
     pub fn start(parts: QueueParts) -> Result<Worker, Stop> {
         let (jobs, todo) = channel();
+        let event = parts.link.event().cloned();
+        let wake_ups = Arc::new(WakeUps::default());
+        let counts = Arc::clone(&wake_ups);
         let thread = std::thread::Builder::new()
             .name("check-queue".into())
             .spawn(move || {
-                if let Err(err) = serve(parts, &todo) {
+                if let Err(err) = serve(parts, &todo, &counts) {
                     tracing::error!(%err, "cannot open a queue pair");
                 }
             })?;
         Ok(Worker {
             jobs: Some(jobs),
+            event,
+            wake_ups,
             thread: Some(thread),
         })
+    }
+
+    /// How often it was woken by its event, and by time.
+    pub fn wake_ups(&self) -> (u64, u64) {
+        let counts = &self.wake_ups;
+        (
+            counts.by_event.load(Ordering::Relaxed),
+            counts.by_time.load(Ordering::Relaxed),
+        )
+    }
+
+    fn wake(&self) {
+        if let Some(event) = &self.event {
+            event.signal();
+        }
     }
 
     /// Begins to read or write `memory`, all of it, from block `slba`.
@@ -140,6 +174,7 @@ impl Worker {
         if let Some(jobs) = &self.jobs {
             // A thread that ended drops the job, and its sender with it: the waiter hears of it.
             let _ = jobs.send(job);
+            self.wake();
         }
         Pending(pending)
     }
@@ -148,6 +183,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.jobs = None;
+        self.wake();
         if let Some(thread) = self.thread.take() {
             // It logs its own errors.
             let _ = thread.join();
@@ -156,10 +192,17 @@ impl Drop for Worker {
 }
 
 /// Rounds of a queue pair until nobody can send jobs any more and all have ended.
-fn serve(parts: QueueParts, todo: &Receiver<Job>) -> Result<(), crate::dma::DmaError> {
+fn serve(
+    parts: QueueParts,
+    todo: &Receiver<Job>,
+    wake_ups: &WakeUps,
+) -> Result<(), crate::dma::DmaError> {
+    let event = parts.link.event().cloned();
     let mut queue = Queue::<Memory, Sender<Result<u64, IoError>>>::open(parts)?;
     let begun = Instant::now();
     loop {
+        // Emptied before anything is looked at: what comes later signals it again.
+        event.as_ref().map(Event::take);
         queue.tick(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
         let mut ended = false;
         loop {
@@ -180,7 +223,24 @@ fn serve(parts: QueueParts, todo: &Receiver<Job>) -> Result<(), crate::dma::DmaE
         if queue.in_flight() == 0 && ended {
             return Ok(());
         }
-        std::thread::sleep(REST);
+        match &event {
+            None => std::thread::sleep(REST),
+            Some(event) => {
+                if let Some(limit_ns) = queue.may_sleep_ns() {
+                    wake_ups.sleep(event, Duration::from_nanos(limit_ns));
+                }
+            }
+        }
+    }
+}
+
+impl WakeUps {
+    fn sleep(&self, event: &Event, limit: Duration) {
+        let by = match event.wait(limit) {
+            true => &self.by_event,
+            false => &self.by_time,
+        };
+        by.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -30,6 +30,7 @@ use penstock_units::{Nsid, QueueId};
 use crate::bar::Bar;
 use crate::cmb::{CmbAbilities, CmbError, CmbLayout, ControllerMapping, ControllerMemoryPool};
 use crate::dma::Regions;
+use crate::event::Event;
 use crate::memory::DeviceMemory;
 use crate::queue::{Limits, Link, QueueParts, Shadow, Stage, memory_bytes, submission_bytes};
 use admin::AdminQueue;
@@ -95,10 +96,21 @@ pub enum Notice {
     Gone,
 }
 
+/// How a queue pair tells that commands have ended, to one who would rather sleep than look.
+#[derive(Clone, Debug)]
+pub struct QueueInterrupt {
+    /// The MSI-X vector, whose number the admin queue's, 0, should not be.
+    pub vector: u16,
+    /// What the kernel signals when the vector is raised. The controller's keeper signals it too when
+    /// it wants something of the queue pair.
+    pub event: Event,
+}
+
 /// A queue pair as the controller knows it.
 struct Pair {
     id: QueueId,
     entries: u16,
+    vector: Option<u16>,
     submission_address: u64,
     completion_address: u64,
     link: Arc<Link>,
@@ -322,6 +334,25 @@ impl Controller {
     /// # Errors
     /// [`ControllerError`]: [`ControllerError::Queues`] where all are in use.
     pub fn create_queue(&mut self) -> Result<QueueParts, ControllerError> {
+        self.create_queue_with(None)
+    }
+
+    /// Makes an I/O queue pair that tells by an interrupt what has ended.
+    ///
+    /// # Errors
+    /// As [`Controller::create_queue`]; [`ControllerError::Refused`] for a vector that the drive does
+    /// not have.
+    pub fn create_queue_with_interrupt(
+        &mut self,
+        interrupt: QueueInterrupt,
+    ) -> Result<QueueParts, ControllerError> {
+        self.create_queue_with(Some(interrupt))
+    }
+
+    fn create_queue_with(
+        &mut self,
+        interrupt: Option<QueueInterrupt>,
+    ) -> Result<QueueParts, ControllerError> {
         let asked = u16::try_from(self.pairs.len() + 1).unwrap_or(u16::MAX);
         if asked > self.config.io_queues {
             return Err(ControllerError::Queues {
@@ -346,7 +377,7 @@ impl Controller {
             memory,
             regions: Arc::clone(&self.regions),
             limits: self.limits,
-            link: Arc::default(),
+            link: Arc::new(Link::new(interrupt.as_ref().map(|it| it.event.clone()))),
             shadow: self.shadow_of(id),
         };
         if self.config.submission_in_controller
@@ -358,6 +389,7 @@ impl Controller {
         let pair = Pair {
             id,
             entries,
+            vector: interrupt.map(|interrupt| interrupt.vector),
             submission_address: parts.submission_address(),
             completion_address: parts.memory.device_address(),
             link: Arc::clone(&parts.link),
@@ -388,7 +420,7 @@ impl Controller {
             address,
         };
         let sqe = queue(pair.completion_address)
-            .completion(None)
+            .completion(pair.vector)
             .ok_or_else(|| nonsense(command))?;
         self.admin.execute(command, sqe, Data::None)?;
         let command = "Create I/O Submission Queue";

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use crate::event::Event;
+
 /// What the keeper wants of a queue pair, and what the queue pair has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -48,6 +50,8 @@ pub struct Link {
     resets: AtomicU32,
     opened: AtomicBool,
     closed: AtomicBool,
+    /// What the queue pair's thread sleeps on, where it does.
+    event: Option<Event>,
 }
 
 /// A wish as it stands in a [`Link`]: number and stage.
@@ -66,11 +70,29 @@ impl Wish {
 }
 
 impl Link {
+    /// For a queue pair whose thread may sleep until `event` is signalled.
+    pub(crate) fn new(event: Option<Event>) -> Link {
+        Link {
+            event,
+            ..Link::default()
+        }
+    }
+
+    /// What tells the queue pair's thread that there is something to look at: commands that ended, or
+    /// a wish of the keeper. `None` where it must look by itself.
+    #[must_use]
+    pub fn event(&self) -> Option<&Event> {
+        self.event.as_ref()
+    }
+
     /// For the keeper: what the queue pair shall do at its next poll.
     pub(crate) fn want(&self, stage: Stage) {
         let number = (self.wanted.load(Ordering::Relaxed) >> 2).wrapping_add(1);
         let wish = number << 2 | stage.bits();
         self.wanted.store(wish, Ordering::SeqCst);
+        if let Some(event) = &self.event {
+            event.signal();
+        }
     }
 
     /// For the keeper: whether the queue pair does what was last wanted, is no more, or has not begun

@@ -43,6 +43,9 @@ pub use wire::Wire;
 
 /// How often [`Queue::tick`] looks at all commands, nanoseconds.
 const LOOK_EVERY_NS: u64 = 10_000_000;
+/// How long a thread may sleep at most while commands are out, nanoseconds.
+const SLEEP_LEAST_NS: u64 = 1_000_000;
+const SLEEP_MOST_NS: u64 = 1_000_000_000;
 /// Blocks of one Write Zeroes command or one range of Dataset Management.
 const WRITE_ZEROES_BLOCKS_MAX: u64 = 1 << 16;
 const DEALLOCATE_BLOCKS_MAX: u64 = u32::MAX as u64;
@@ -554,6 +557,29 @@ impl<M: Buffers, T, W: Wire> Queue<M, T, W> {
             self.looked_ns = now_ns;
             self.look_for_late_commands();
         }
+    }
+
+    /// For a thread that would rather sleep until its [`Link::event`] is signalled, to be asked after
+    /// it has taken from the event what was there: how long it may sleep at most, nanoseconds. `None`
+    /// where there is something to look at already.
+    ///
+    /// Whatever the controller posts after this was asked, it interrupts for after the event was
+    /// emptied: no wake-up is lost.
+    pub fn may_sleep_ns(&mut self) -> Option<u64> {
+        let quiet = self.ended.is_empty()
+            && self.link.wanted() == self.wish
+            && (self.stage != Stage::Run || self.wire.is_quiet());
+        if !quiet {
+            return None;
+        }
+        if self.stage != Stage::Run || self.commands.in_use() == 0 {
+            return Some(u64::MAX);
+        }
+        // Nobody is there to tell it again later.
+        self.wire.remind();
+        // Commands that take too long are to be noticed not much later than they are.
+        let limit_ns = self.limits.timeout_ns / 8;
+        Some(limit_ns.clamp(SLEEP_LEAST_NS, SLEEP_MOST_NS))
     }
 
     /// Now and then: what may have been missed is told again, what is late is told of.

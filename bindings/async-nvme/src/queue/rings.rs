@@ -192,17 +192,26 @@ impl Completions {
         }
     }
 
-    /// The next completion, where the controller has posted one.
+    /// Where the entry at the head is, if the controller has posted it.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<Cqe> {
+    fn posted(&self) -> Option<NonNull<u8>> {
         let offset = self.head as usize * CQE_BYTES;
         // SAFETY: `head` is below `entries`.
         let at = unsafe { self.base.add(offset) };
         // SAFETY: the entry's last word holds the phase; it is aligned and only read atomically.
         let status = unsafe { AtomicU16::from_ptr(at.add(14).cast().as_ptr()) };
-        if u16::from_le(status.load(Ordering::Acquire)) & 1 != self.phase {
-            return None;
-        }
+        (u16::from_le(status.load(Ordering::Acquire)) & 1 == self.phase).then_some(at)
+    }
+
+    /// Whether [`Completions::pop`] would give something.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.posted().is_none()
+    }
+
+    /// The next completion, where the controller has posted one.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<Cqe> {
+        let at = self.posted()?;
         // SAFETY: a whole entry, which the controller leaves alone until the doorbell gives it back.
         let words = unsafe { at.cast::<[u64; 2]>().as_ptr().read_volatile() };
         self.head += 1;

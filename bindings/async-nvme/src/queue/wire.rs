@@ -19,6 +19,11 @@ pub trait Wire {
     /// The next completion, where the controller has posted one.
     fn pop(&mut self) -> Option<Cqe>;
 
+    /// Whether nothing is posted; false where only [`Wire::pop`] can tell.
+    fn is_quiet(&self) -> bool {
+        false
+    }
+
     /// Tells the controller again, where it may have missed it.
     fn remind(&mut self);
 
@@ -52,6 +57,10 @@ impl Wire for Rings {
     #[inline]
     fn pop(&mut self) -> Option<Cqe> {
         self.completions.pop()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.completions.is_empty()
     }
 
     fn remind(&mut self) {

@@ -3,39 +3,11 @@
 use super::error::DeviceError;
 use super::sys;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-/// A counter of the kernel that can be waited for (`eventfd`), and never blocks when read.
-#[derive(Debug)]
-pub(super) struct Event(File);
-
-impl Event {
-    pub fn new() -> io::Result<Event> {
-        // SAFETY: a new descriptor, checked below.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor just made, owned by nobody else.
-        Ok(Event(unsafe { File::from_raw_fd(fd) }))
-    }
-
-    /// How often it was signalled since the last call.
-    pub fn take(&self) -> u64 {
-        let mut count = [0; 8];
-        match (&self.0).read_exact(&mut count) {
-            Ok(()) => u64::from_ne_bytes(count),
-            // Nothing there: it would block.
-            Err(_) => 0,
-        }
-    }
-
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+use crate::event::Event;
 
 /// How many interrupts `index` has.
 pub(super) fn count(device: &File, index: u32) -> io::Result<u32> {
@@ -51,7 +23,7 @@ pub(super) fn count(device: &File, index: u32) -> io::Result<u32> {
 
 /// Makes the kernel signal `events` for the interrupts of `index`, the first for the first.
 pub(super) fn signal(device: &File, index: u32, events: &[Event]) -> io::Result<()> {
-    let descriptors = events.iter().map(|event| event.0.as_raw_fd());
+    let descriptors = events.iter().map(|event| event.as_fd().as_raw_fd());
     set(device, index, sys::IRQ_DATA_EVENTFD, descriptors)
 }
 
@@ -113,15 +85,10 @@ impl Interrupts {
         self.events.is_empty()
     }
 
-    /// The descriptor that is readable once `vector` was raised.
+    /// What is signalled each time that `vector` is raised.
     #[must_use]
-    pub fn event(&self, vector: usize) -> Option<BorrowedFd<'_>> {
-        self.events.get(vector).map(Event::as_fd)
-    }
-
-    /// How often `vector` was raised since the last call; never blocks.
-    pub fn take(&self, vector: usize) -> u64 {
-        self.events.get(vector).map_or(0, Event::take)
+    pub fn event(&self, vector: usize) -> Option<&Event> {
+        self.events.get(vector)
     }
 }
 
@@ -136,18 +103,6 @@ impl Drop for Interrupts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-
-    #[test]
-    fn an_event_counts_and_reading_it_never_blocks() {
-        let event = Event::new().unwrap();
-        assert_eq!(event.take(), 0);
-        for _ in 0..3 {
-            (&event.0).write_all(&1_u64.to_ne_bytes()).unwrap();
-        }
-        assert_eq!(event.take(), 3);
-        assert_eq!(event.take(), 0);
-    }
 
     #[test]
     fn what_is_no_device_is_an_error_and_not_none() {

@@ -26,8 +26,8 @@ pub use region::MappedBar;
 
 use crate::bar::Bar;
 use crate::dma::Mapper;
+use crate::event::Event;
 use crate::pci::{Host, PciAddress};
-use interrupts::Event;
 use mapper::Space;
 use region::Region;
 use std::fs::File;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use penstock_async_nvme::pci::PciAddress;
-use penstock_async_nvme::vfio::{Device, DeviceError, OpenError, OpenOptions};
+use penstock_async_nvme::vfio::{Device, DeviceError, Interrupts, OpenError, OpenOptions};
 use penstock_async_nvme::{
     CmbError, Controller, ControllerConfig, ControllerError, ControllerMapping, ControllerMemory,
-    DmaError, Driver, Identity, Namespace, Regions, Sleeping,
+    DmaError, Driver, Identity, Namespace, QueueInterrupt, Regions, Sleeping,
 };
 use penstock_block::BlockError;
 use penstock_reactor::{Polled, Poller, PollerGuard};
@@ -33,10 +33,13 @@ pub struct NvmeDriveConfig {
     /// How much of the drive's own memory is for what hosts write, in bytes, all reactors together; 0
     /// for none.
     pub payload_in_controller_bytes: u64,
+    /// Whether the drive interrupts, so that reactors may sleep while it works. They poll where it
+    /// has too few interrupts.
+    pub interrupts: bool,
 }
 
 impl Default for NvmeDriveConfig {
-    /// One reactor, 1024 entries, 30 s, queues and payload in host memory.
+    /// One reactor, 1024 entries, 30 s, queues and payload in host memory, no interrupts.
     fn default() -> NvmeDriveConfig {
         NvmeDriveConfig {
             reactors: 1,
@@ -44,6 +47,7 @@ impl Default for NvmeDriveConfig {
             io_timeout_ms: 30_000,
             submission_in_controller: false,
             payload_in_controller_bytes: 0,
+            interrupts: false,
         }
     }
 }
@@ -126,6 +130,12 @@ pub struct NvmeDrive {
     keeper: Keeper,
 }
 
+/// What is held open of a PCI device, to be given back in this order.
+pub struct Held {
+    pub(super) _interrupts: Option<Interrupts>,
+    pub(super) device: Device,
+}
+
 thread_local! {
     /// This reactor's queue pairs, each with what keeps it polled.
     static PAIRS: RefCell<Vec<(Rc<Pair>, PollerGuard)>> = const { RefCell::new(Vec::new()) };
@@ -169,34 +179,43 @@ impl NvmeDrive {
         if config.submission_in_controller || config.payload_in_controller_bytes > 0 {
             use_controller_memory(&name, &device, &mut controller)?;
         }
-        NvmeDrive::start(name, controller, Some(device), config)
+        let interrupts = config
+            .interrupts
+            .then(|| interrupts(&name, &device, config.reactors))
+            .flatten();
+        let of_queues = interrupts.as_ref().map_or_else(Vec::new, of_queues);
+        let held = Held {
+            _interrupts: interrupts,
+            device,
+        };
+        NvmeDrive::start(name, controller, Some(held), of_queues, config)
     }
 
     /// Takes a controller into use, which must have been started for as many queue pairs as there
-    /// are reactors, and with its own memory in use if any of it is asked for. `device` is where it
-    /// came from, if it is a PCI device. May block.
+    /// are reactors, and with its own memory in use if any of it is asked for. `held` is where it came from, if it is a PCI device. The queue pairs interrupt
+    /// as `interrupts` has it; those that it is too short for are polled. May block.
     ///
     /// # Errors
     /// [`DriveError`].
     pub fn start(
         name: String,
         mut controller: impl Driver + 'static,
-        device: Option<Device>,
+        held: Option<Held>,
+        interrupts: Vec<QueueInterrupt>,
         config: &NvmeDriveConfig,
     ) -> Result<Arc<NvmeDrive>, DriveError> {
         let (shares, memory) =
-            shares(&name, &mut controller, config).map_err(|source| DriveError::Controller {
-                name: name.clone(),
-                source,
+            shares(&name, &mut controller, interrupts, config).map_err(|source| {
+                DriveError::Controller {
+                    name: name.clone(),
+                    source,
+                }
             })?;
+        let interrupted = shares.iter().filter(|it| it.parts.event().is_some());
+        let with_interrupts = interrupted.count();
         let identity = controller.identity().clone();
         let regions = Arc::clone(controller.regions());
-        let kept = Arc::new(Kept::new(
-            name.clone(),
-            Box::new(controller),
-            device,
-            shares,
-        ));
+        let kept = Arc::new(Kept::new(name.clone(), Box::new(controller), held, shares));
         let keeper = Keeper::start(Arc::clone(&kept)).map_err(|source| DriveError::Thread {
             name: name.clone(),
             source,
@@ -207,6 +226,7 @@ impl NvmeDrive {
             serial = identity.serial,
             firmware = identity.firmware,
             queues = config.reactors,
+            with_interrupts,
             payload_in_drive_memory_bytes = memory.payload_bytes,
             "drive in use"
         );
@@ -326,9 +346,14 @@ impl NvmeDrive {
             tracing::error!(drive = self.name, "no queue pair is left for this reactor");
             return Err(BlockError::NoResources);
         };
+        let event = share.parts.event().cloned();
         let pair = Pair::open(share, &self.kept, &self.regions)?;
         self.kept.add_reactor(penstock_reactor::current());
-        let guard = penstock_reactor::add_poller(Rc::new(PairPoller(Rc::clone(&pair))));
+        let poller = Rc::new(PairPoller(Rc::clone(&pair)));
+        let guard = match event {
+            Some(event) => penstock_reactor::add_poller_with_event(poller, event),
+            None => penstock_reactor::add_poller(poller),
+        };
         PAIRS.with_borrow_mut(|pairs| pairs.push((Rc::clone(&pair), guard)));
         Ok(pair)
     }
@@ -381,10 +406,15 @@ pub struct DriveMemory {
 fn shares(
     name: &str,
     controller: &mut impl Driver,
+    interrupts: Vec<QueueInterrupt>,
     config: &NvmeDriveConfig,
 ) -> Result<(Vec<Share>, DriveMemory), ControllerError> {
+    let mut interrupts = interrupts.into_iter();
     let parts = (0..config.reactors)
-        .map(|_| controller.create_queue())
+        .map(|_| match interrupts.next() {
+            Some(interrupt) => controller.create_queue_with_interrupt(interrupt),
+            None => controller.create_queue(),
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let own = controller.controller_memory().map(Arc::clone);
     let mut memory = DriveMemory::default();
@@ -412,6 +442,33 @@ fn shares(
     let runs = shares.iter().filter_map(|share| share.memory.as_ref());
     memory.payload_bytes = runs.map(ControllerMemory::len).sum();
     Ok((shares, memory))
+}
+
+/// Switches a vector on for every queue pair. `None`, and a word on it, where that cannot be: then
+/// the queue pairs are polled.
+fn interrupts(name: &str, device: &Device, reactors: u16) -> Option<Interrupts> {
+    // The first is the admin queue's.
+    match device.interrupts(u32::from(reactors) + 1) {
+        Ok(interrupts) => Some(interrupts),
+        Err(error) => {
+            tracing::warn!(
+                drive = name,
+                %error,
+                "no interrupts from the drive: reactors poll while it works"
+            );
+            None
+        }
+    }
+}
+
+/// One vector a queue pair.
+fn of_queues(interrupts: &Interrupts) -> Vec<QueueInterrupt> {
+    (1..)
+        .map_while(|vector: u16| {
+            let event = interrupts.event(usize::from(vector))?.clone();
+            Some(QueueInterrupt { vector, event })
+        })
+        .collect()
 }
 
 /// Maps the controller memory buffer and gives it to the controller; nothing where there is none.
@@ -476,5 +533,9 @@ impl Poller for PairPoller {
             drop(over);
         }
         polled
+    }
+
+    fn may_sleep_ns(&self) -> Option<u64> {
+        self.0.may_sleep_ns()
     }
 }

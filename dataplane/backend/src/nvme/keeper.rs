@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use penstock_async_nvme::vfio::Device;
 use penstock_async_nvme::{
     ControllerError, ControllerMemory, Driver, Namespace, Notice, PairParts,
 };
@@ -15,6 +14,7 @@ use penstock_nvme::log::HealthLog;
 use penstock_reactor::ReactorHandle;
 use penstock_units::Nsid;
 
+use super::drive::Held;
 use super::stats::DriveStats;
 
 /// How often the keeper looks.
@@ -63,7 +63,7 @@ pub struct Kept {
     /// `None` once the drive is gone or was shut down.
     controller: Mutex<Option<Box<dyn Driver>>>,
     /// The drive as the kernel gave it to us; `None` for one that is no PCI device, or is gone.
-    device: Mutex<Option<Device>>,
+    held: Mutex<Option<Held>>,
     reactors: Mutex<Vec<ReactorHandle>>,
     /// For reactors that have not come for theirs yet.
     shares: Mutex<Vec<Share>>,
@@ -83,13 +83,13 @@ impl Kept {
     pub(super) fn new(
         name: String,
         controller: Box<dyn Driver>,
-        device: Option<Device>,
+        held: Option<Held>,
         shares: Vec<Share>,
     ) -> Kept {
         Kept {
             name,
             controller: Mutex::new(Some(controller)),
-            device: Mutex::new(device),
+            held: Mutex::new(held),
             reactors: Mutex::default(),
             shares: Mutex::new(shares),
             sizes: Mutex::default(),
@@ -159,9 +159,9 @@ impl Kept {
     }
 
     fn round(&self) {
-        if lock(&self.device)
+        if lock(&self.held)
             .as_ref()
-            .is_some_and(Device::removal_requested)
+            .is_some_and(|held| held.device.removal_requested())
         {
             tracing::warn!(drive = self.name, "the drive is being taken away");
             if let Err(error) = self.shut_down() {
@@ -198,8 +198,8 @@ impl Kept {
         // They hold registers and memory of the drive.
         lock(&self.shares).clear();
         self.wake_reactors();
-        let device = lock(&self.device).take();
-        drop(device);
+        let held = lock(&self.held).take();
+        drop(held);
     }
 
     fn on_event(&self, event: AsyncEvent) {

@@ -132,6 +132,14 @@ impl Pair {
         }
     }
 
+    /// How long the reactor may sleep as far as this pair goes; `None` where there is something to do.
+    pub(super) fn may_sleep_ns(&self) -> Option<u64> {
+        match self.live.borrow_mut().as_mut() {
+            Some(live) => live.queue.may_sleep_ns(),
+            None => Some(u64::MAX),
+        }
+    }
+
     fn submit(self: &Rc<Self>, io: Io, memory: Payload, flight: Flight) {
         let mut place = self.live.borrow_mut();
         let Some(Live { queue, own }) = place.as_mut() else {

@@ -261,6 +261,8 @@ pub struct NvmeSettings {
     pub queues_in_drive_memory: bool,
     /// How much of a drive's own memory is for what hosts write, in bytes; 0 for none.
     pub payload_in_drive_memory_bytes: u64,
+    /// Whether drives interrupt adaptive reactors, which then sleep while a drive works.
+    pub interrupts: bool,
 }
 
 impl BackendSettings {

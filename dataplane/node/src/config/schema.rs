@@ -94,6 +94,7 @@ pub(super) struct Nvme {
     pub io_timeout_ms: Key<u64>,
     pub queues_in_drive_memory: Key<bool>,
     pub payload_in_drive_memory_bytes: Key<u64>,
+    pub interrupts: Key<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

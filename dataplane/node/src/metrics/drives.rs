@@ -154,6 +154,7 @@ mod tests {
             "0000:01:00.0".to_owned(),
             controller,
             None,
+            Vec::new(),
             &NvmeDriveConfig::default(),
         )
         .unwrap();

@@ -37,6 +37,7 @@ impl Checker<'_> {
                 0,
                 0..=1 << 40,
             ),
+            interrupts: nvme.interrupts.as_ref().is_none_or(|yes| *yes.get_ref()),
         }
     }
 
