@@ -114,6 +114,8 @@ struct Pair {
     submission_address: u64,
     completion_address: u64,
     link: Arc<Link>,
+    /// Whether the controller has it: after a reset it has no more of those that were closed.
+    known: bool,
 }
 
 /// Shadow doorbells and event indexes, a page each.
@@ -393,6 +395,7 @@ impl Controller {
             submission_address: parts.submission_address(),
             completion_address: parts.memory.device_address(),
             link: Arc::clone(&parts.link),
+            known: true,
         };
         self.make(&pair)?;
         self.pairs.push(pair);
@@ -570,10 +573,13 @@ impl Controller {
         }
         self.program_pmr_again()?;
         self.configure()?;
-        let pairs = std::mem::take(&mut self.pairs);
+        let mut pairs = std::mem::take(&mut self.pairs);
+        for pair in &mut pairs {
+            pair.known = !pair.link.is_closed();
+        }
         let made = pairs
             .iter()
-            .filter(|pair| !pair.link.is_closed())
+            .filter(|pair| pair.known)
             .try_for_each(|pair| self.make(pair));
         self.pairs = pairs;
         made
@@ -598,7 +604,8 @@ impl Controller {
     }
 
     fn take_down(&mut self) -> Result<(), ControllerError> {
-        for id in self.pairs.iter().map(|pair| pair.id).collect::<Vec<_>>() {
+        let known = self.pairs.iter().filter(|pair| pair.known);
+        for id in known.map(|pair| pair.id).collect::<Vec<_>>() {
             let command = "Delete I/O Submission Queue";
             self.admin
                 .execute(command, delete_submission_queue(id), Data::None)?;

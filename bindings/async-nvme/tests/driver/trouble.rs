@@ -1,5 +1,5 @@
 use penstock_async_nvme::soft::{ControllerFaults, Fault, SoftConfig};
-use penstock_async_nvme::{ControllerConfig, IoError, Notice};
+use penstock_async_nvme::{ControllerConfig, IoError, IoQueue, Notice};
 use penstock_buffer::Payload;
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::{IoOpcode, Status};
@@ -206,4 +206,17 @@ fn formats_change_the_block_size() {
         .unwrap()
         .unwrap();
     assert_eq!(now.block_size.unwrap().bytes(), 4096);
+}
+
+#[test]
+fn a_queue_pair_closed_before_a_reset_does_not_spoil_the_shutdown() {
+    let config = ControllerConfig {
+        io_queues: 2,
+        ..ControllerConfig::default()
+    };
+    let mut rig = Rig::new(SoftConfig::with_namespace(64 << 20, 9), config);
+    let parts = rig.controller.create_queue().unwrap();
+    drop(IoQueue::<Payload>::open(parts).unwrap());
+    rig.controller.reset().unwrap();
+    rig.controller.shut_down().unwrap();
 }
