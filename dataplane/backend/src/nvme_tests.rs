@@ -151,6 +151,55 @@ fn blocks_go_to_the_drive_and_back() {
 }
 
 #[test]
+fn a_drive_without_write_zeroes_is_given_zeroes_to_write() {
+    let mut soft = SoftConfig::with_namespace(64 << 20, 9);
+    soft.oncs &= !penstock_nvme::identify::ONCS_WRITE_ZEROES;
+    let rig = rig(soft);
+    let device = Arc::clone(&rig.device);
+    on_reactor(move || async move {
+        let bytes = open(&device);
+        let content = pattern(11, 4 << 20);
+        bytes.write(100, &content, false).await.unwrap();
+        for (fua, lba, blocks) in [(false, 101, 1), (true, 200, 512), (false, 1000, 5000)] {
+            let zeroes = Op::WriteZeroes {
+                fua,
+                may_deallocate: true,
+            };
+            bytes.op(zeroes, lba, blocks).await.unwrap();
+        }
+        let mut expected = content;
+        for (lba, blocks) in [(101, 1), (200, 512), (1000, 5000)] {
+            expected[(lba - 100) * 512..][..blocks * 512].fill(0);
+        }
+        assert!(bytes.read(100, 8192).await.unwrap() == expected);
+    });
+    let commands = rig.soft.stats().io;
+    assert_eq!(commands[usize::from(u8::from(IoOpcode::WriteZeroes))], 0);
+    let others = rig.drive.kept().stats().snapshot(RequestKind::Other);
+    assert_eq!((others.requests, others.errors), (3, 0), "{others:?}");
+    assert_eq!(rig.soft.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn zeroes_that_fail_in_their_middle_fail_whole() {
+    let mut soft = SoftConfig::with_namespace(64 << 20, 9);
+    soft.oncs &= !penstock_nvme::identify::ONCS_WRITE_ZEROES;
+    let rig = rig(soft);
+    rig.soft.set_media_fault(1, 1500, Some(MediaFault::Write));
+    let device = Arc::clone(&rig.device);
+    on_reactor(move || async move {
+        let bytes = open(&device);
+        let zeroes = Op::WriteZeroes {
+            fua: false,
+            may_deallocate: false,
+        };
+        let failed = bytes.op(zeroes, 0, 4000).await;
+        assert_eq!(failed, Err(BlockError::WriteMedia));
+        bytes.op(zeroes, 0, 1500).await.unwrap();
+    });
+}
+
+#[test]
 fn payloads_the_drive_does_not_reach_are_copied() {
     let rig = plain();
     let device = Arc::clone(&rig.device);

@@ -347,7 +347,7 @@ impl NvmeDrive {
             return Err(BlockError::NoResources);
         };
         let event = share.parts.event().cloned();
-        let pair = Pair::open(share, &self.kept, &self.regions)?;
+        let pair = Pair::open(share, &self.kept, &self.regions, self.identity.write_zeroes)?;
         self.kept.add_reactor(penstock_reactor::current());
         let poller = Rc::new(PairPoller(Rc::clone(&pair)));
         let guard = match event {

@@ -21,14 +21,18 @@ use super::stats::Kind;
 /// Memory for payloads that the drive does not reach as they are.
 const SPARE_BYTES: usize = 8 << 20;
 const BOUNCE_MAX_BYTES: usize = 4 << 20;
+/// Zeroes that a drive without Write Zeroes is given to write, one time after the other.
+const ZEROES_BYTES: usize = 256 << 10;
 
 /// What goes along with a request.
 pub(super) struct Flight {
     completer: Completer,
     io: Io,
     started: Ticks,
-    /// The payload, where a copy of it is at the drive.
+    /// The request's payload, where other memory is at the drive.
     kept: Option<Payload>,
+    /// Of zeroes that go to the drive as writes: how many blocks are left after those under way.
+    zeroes_left: Option<u64>,
 }
 
 /// What a queue pair has of its drive.
@@ -43,6 +47,8 @@ pub(super) struct Pair {
     live: RefCell<Option<Live>>,
     kept: Arc<Kept>,
     spare: Option<Pool>,
+    /// Zeroes, for a drive that has no command for them.
+    zeroes: Option<Lease>,
     /// Will be called at the end of this round.
     hooked: Cell<bool>,
 }
@@ -57,6 +63,7 @@ impl Pair {
         share: Share,
         kept: &Arc<Kept>,
         regions: &Regions,
+        writes_zeroes: bool,
     ) -> Result<Rc<Pair>, BlockError> {
         let spare = Pool::new(&PoolConfig {
             size_bytes: SPARE_BYTES,
@@ -66,6 +73,11 @@ impl Pair {
         })
         .inspect_err(|error| tracing::warn!(%error, "no memory for payloads to be copied"))
         .ok();
+        let zeroes = spare
+            .as_ref()
+            .filter(|_| !writes_zeroes)
+            .and_then(|pool| pool.try_lease(ZEROES_BYTES))
+            .inspect(|zeroes| zeroes.fill(0));
         for memory in pools_of_this_thread() {
             regions.add_pool(&memory).map_err(|error| {
                 tracing::error!(%error, "a pool cannot be reached by the drive");
@@ -82,6 +94,7 @@ impl Pair {
             live: RefCell::new(Some(Live { queue, own })),
             kept: Arc::clone(kept),
             spare,
+            zeroes,
             hooked: Cell::new(false),
         }))
     }
@@ -182,6 +195,13 @@ impl Pair {
             self.copied(memory, flight);
             return;
         }
+        if result.is_ok()
+            && let Some(left @ 1..) = flight.zeroes_left
+        {
+            let next = Lba(flight.io.slba.0 + flight.io.blocks);
+            self.write_zeroes(next, left, flight);
+            return;
+        }
         let payload = match flight.kept.take() {
             Some(kept) => {
                 if flight.io.verb == Verb::Read && result.is_ok() {
@@ -195,6 +215,7 @@ impl Pair {
         let latency_ns = ticks_to_ns(now().saturating_sub(flight.started));
         let own = payload.segments().next().map(Lease::kind) == Some(MemoryKind::Controller);
         let (kind, bytes) = match flight.io.verb {
+            _ if flight.zeroes_left.is_some() => (Kind::Other, 0),
             Verb::Read => (Kind::Read, payload.len()),
             Verb::Write { .. } => (Kind::Write, payload.len()),
             _ => (Kind::Other, 0),
@@ -208,6 +229,33 @@ impl Pair {
             .map(|_| ())
             .map_err(|error| block_error(error, write));
         flight.completer.complete(Outcome { result, payload });
+    }
+
+    /// Writes zeroes over `blocks` from `lba`, as many at a time as there are, until all are.
+    fn write_zeroes(self: &Rc<Self>, lba: Lba, blocks: u64, flight: Flight) {
+        let shift = flight.io.block_shift;
+        let now = blocks.min(ZEROES_BYTES as u64 >> shift);
+        let memory = usize::try_from(now << shift)
+            .ok()
+            .and_then(|len| self.zeroes.as_ref()?.slice(0, len));
+        let Some(memory) = memory else {
+            flight.completer.complete(Outcome {
+                result: Err(BlockError::NoResources),
+                payload: flight.kept.unwrap_or_default(),
+            });
+            return;
+        };
+        let io = Io {
+            slba: lba,
+            blocks: now,
+            ..flight.io
+        };
+        let flight = Flight {
+            io,
+            zeroes_left: Some(blocks - now),
+            ..flight
+        };
+        self.submit(io, Payload::from(memory), flight);
     }
 
     /// Sends a request again with a copy of its payload, where the drive reaches it.
@@ -308,9 +356,6 @@ impl BlockQueue for NvmeQueue {
             Op::Flush if !identity.volatile_cache => return ready(Ok(()), request.payload),
             // To deallocate is advice.
             Op::Deallocate if !identity.deallocate => return ready(Ok(()), request.payload),
-            Op::WriteZeroes { .. } if !identity.write_zeroes => {
-                return ready(Err(BlockError::Unsupported), request.payload);
-            }
             _ => {}
         }
         if request.blocks == 0 && request.op != Op::Flush {
@@ -325,12 +370,21 @@ impl BlockQueue for NvmeQueue {
             boundary_blocks: self.device.namespace.boundary_blocks,
         };
         let (ticket, completer) = Ticket::pending();
-        let flight = Flight {
+        let mut flight = Flight {
             completer,
             io,
             started: now(),
             kept: None,
+            zeroes_left: None,
         };
+        if let Op::WriteZeroes { fua, .. } = request.op
+            && !identity.write_zeroes
+        {
+            flight.io.verb = Verb::Write { fua };
+            flight.kept = Some(request.payload);
+            self.pair.write_zeroes(request.lba, request.blocks, flight);
+            return ticket;
+        }
         self.pair.submit(io, request.payload, flight);
         ticket
     }
