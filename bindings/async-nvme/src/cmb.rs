@@ -2,6 +2,8 @@
 //! region (PMR), and who has which part of it (Base 2.1, 8.2.1 and 8.2.4).
 
 use std::any::Any;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,13 +36,16 @@ pub struct CmbLayout {
     pub len_bytes: u64,
     /// What may lie in it.
     pub abilities: CmbAbilities,
+    /// The host says by CMBMSC where commands address it; else, before NVMe 1.4, they address it where
+    /// the bus has it.
+    pub programmable: bool,
 }
 
 impl CmbLayout {
-    /// From the registers; `None` where there is no buffer or its size unit is reserved
+    /// From the registers, and CAP.CMBS; `None` where there is no buffer or its size unit is reserved
     /// (Base 2.1, 3.1.4.11 and 3.1.4.12).
     #[must_use]
-    pub fn of(location: Cmbloc, size: Cmbsz) -> Option<CmbLayout> {
+    pub fn of(location: Cmbloc, size: Cmbsz, programmable: bool) -> Option<CmbLayout> {
         let unit = size.unit_bytes()?;
         let len_bytes = size.size_bytes().filter(|len| *len > 0)?;
         Some(CmbLayout {
@@ -54,6 +59,7 @@ impl CmbLayout {
                 read_data: size.rds(),
                 write_data: size.wds(),
             },
+            programmable,
         })
     }
 }
@@ -67,6 +73,30 @@ pub struct ControllerMapping {
     pub len: usize,
     /// Keeps it mapped.
     pub keeper: Arc<dyn Any + Send + Sync>,
+    /// What exports it to other devices, where that can be had.
+    pub export: Option<Arc<dyn DmaBufExport>>,
+}
+
+/// Exports a mapping of controller memory to other devices.
+pub trait DmaBufExport: Send + Sync {
+    /// A dma-buf of `len` bytes from `offset` of the mapping, both whole pages.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn export(&self, offset: u64, len: u64) -> io::Result<OwnedFd>;
+}
+
+/// Why controller memory has no dma-buf.
+#[derive(Debug, thiserror::Error)]
+pub enum DmaBufError {
+    /// Nobody exports it.
+    #[error(
+        "this drive's memory cannot be exported as a dma-buf: that needs Linux 6.19 or newer with CONFIG_VFIO_PCI_DMABUF and the drive bound to vfio-pci; payload goes through host memory without"
+    )]
+    NotOffered,
+    /// The kernel refused.
+    #[error("the kernel does not export the drive's memory as a dma-buf: {0}")]
+    Refused(#[source] io::Error),
 }
 
 // SAFETY: names a range of addresses; whoever reaches the bytes answers for it.
@@ -236,10 +266,23 @@ impl ControllerMemory {
         self.pool.device_address + self.offset as u64
     }
 
-    /// Offset from the start of the controller's memory, for an export of it as a dma-buf.
+    /// Whether [`ControllerMemory::dma_buf`] may be tried; else it would only fail.
     #[must_use]
-    pub fn offset(&self) -> usize {
-        self.offset
+    pub fn can_export(&self) -> bool {
+        self.pool.mapping.export.is_some()
+    }
+
+    /// This run as a dma-buf, which a network card's driver can import. It keeps the drive from being
+    /// let go until it is closed.
+    ///
+    /// # Errors
+    /// [`DmaBufError`].
+    pub fn dma_buf(&self) -> Result<OwnedFd, DmaBufError> {
+        let export = self.pool.mapping.export.as_ref();
+        export
+            .ok_or(DmaBufError::NotOffered)?
+            .export(self.offset as u64, self.len as u64)
+            .map_err(DmaBufError::Refused)
     }
 
     /// What may lie in it.
@@ -283,6 +326,7 @@ mod tests {
             base,
             len: pages * 4096,
             keeper: memory,
+            export: None,
         };
         ControllerMemoryPool::new(mapping, 0x8000_0000, CmbAbilities::default(), 4096)
     }
@@ -291,12 +335,12 @@ mod tests {
     fn registers_tell_the_layout() {
         let location = Cmbloc::default().with_bir(2).with_ofst(3);
         let size = Cmbsz::default().with_sz(64).with_szu(2).with_wds(true);
-        let layout = CmbLayout::of(location, size).unwrap();
+        let layout = CmbLayout::of(location, size, true).unwrap();
         assert_eq!((layout.bar_index, layout.offset_bytes), (2, 3 << 20));
         assert_eq!(layout.len_bytes, 64 << 20);
         assert!(layout.abilities.write_data && !layout.abilities.read_data);
-        assert_eq!(CmbLayout::of(location, size.with_sz(0)), None);
-        assert_eq!(CmbLayout::of(location, size.with_szu(9)), None);
+        assert_eq!(CmbLayout::of(location, size.with_sz(0), true), None);
+        assert_eq!(CmbLayout::of(location, size.with_szu(9), true), None);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod vfio;
 pub use bar::Bar;
 pub use cmb::{
     CmbAbilities, CmbError, CmbLayout, ControllerMapping, ControllerMemory, ControllerMemoryPool,
+    DmaBufError, DmaBufExport,
 };
 pub use controller::{
     Controller, ControllerConfig, ControllerError, Format, Identity, Namespace, Notice, Pace,

@@ -28,6 +28,7 @@ fn mapping(bench: &Bench) -> ControllerMapping {
         base,
         len,
         keeper: Arc::new(bench.soft.clone()),
+        export: None,
     }
 }
 

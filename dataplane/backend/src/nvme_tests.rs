@@ -79,6 +79,7 @@ fn try_rig(
             base,
             len,
             keeper: Arc::new((soft.clone(), Arc::clone(&mapped))),
+            export: None,
         };
         let address = soft.cmb_bus_address().unwrap();
         controller.use_controller_memory(mapping, address).unwrap();

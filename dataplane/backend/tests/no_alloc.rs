@@ -119,6 +119,7 @@ fn nvme(soft: &SoftController) -> Arc<NvmeDevice> {
         base,
         len,
         keeper: Arc::new(soft.clone()),
+        export: None,
     };
     let address = soft.cmb_bus_address().expect("a buffer");
     controller

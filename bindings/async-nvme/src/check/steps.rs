@@ -7,13 +7,13 @@ use penstock_nvme::register::{Cap, OFFSET_CAP, OFFSET_VS};
 
 use super::worker::{Memory, Worker};
 use super::{CheckOptions, Steps, Stop};
-use crate::cmb::{CmbLayout, ControllerMapping};
+use crate::cmb::CmbLayout;
 use crate::controller::{Controller, ControllerConfig, Namespace, QueueInterrupt, Sleeping};
 use crate::dma::Regions;
 use crate::io::Verb;
 use crate::memory::DeviceMemory;
 use crate::pci::PciAddress;
-use crate::vfio::{Device, DeviceError, DmaBufSupport};
+use crate::vfio::{Device, DeviceError};
 
 /// Payload of a request: more than a command carries on most drives.
 const PAYLOAD_BYTES: usize = 1 << 20;
@@ -34,11 +34,11 @@ pub(super) fn all(address: &PciAddress, options: &CheckOptions, steps: &mut Step
         return;
     };
     let layout = controller.controller_memory_layout();
-    steps.tell("dma-buf", dma_buf(&device, layout));
     let mapped = steps.take(
         "controller memory",
         map_memory(&device, &mut controller, layout),
     );
+    steps.tell("dma-buf", dma_buf(&controller));
     let lent = mapped.is_some();
     if !options.write {
         return;
@@ -171,32 +171,31 @@ fn start(
     Ok(((controller, namespaces.into_iter().find(usable)), said))
 }
 
-fn dma_buf(device: &Device, layout: Option<CmbLayout>) -> Result<String, Stop> {
-    let Some(layout) = layout else {
-        return Err(Stop::Skipped("the drive has no controller memory".into()));
-    };
-    if device.dma_buf_support() == DmaBufSupport::NotOffered {
+/// Exports all of the memory in use as a dma-buf.
+fn dma_buf(controller: &Controller) -> Result<String, Stop> {
+    let none = || Stop::Skipped("the drive's memory is not in use".into());
+    let pool = controller.controller_memory().ok_or_else(none)?;
+    let memory = pool.take(pool.len_bytes())?;
+    if !memory.can_export() {
         // The error tells what a kernel that can do it has.
-        let told = device.export_dma_buf(layout.bar_index, layout.offset_bytes, 4096);
-        return match told {
+        return match memory.dma_buf() {
             Err(err) => Err(Stop::Skipped(err.to_string())),
             Ok(_) => Err(Stop::Failed("exported although it is not offered".into())),
         };
     }
-    let exported =
-        device.export_dma_buf(layout.bar_index, layout.offset_bytes, layout.len_bytes)?;
+    let exported = memory.dma_buf()?;
     // Seeking to the end of a dma-buf tells its length.
     let len = std::io::Seek::seek(
         &mut std::fs::File::from(exported),
         std::io::SeekFrom::End(0),
     )?;
-    if len != layout.len_bytes {
+    if len != memory.len() as u64 {
         return Err(Stop::Failed(format!(
             "exported {len} of {} bytes",
-            layout.len_bytes
+            memory.len()
         )));
     }
-    Ok(format!("{len} bytes of BAR {} exported", layout.bar_index))
+    Ok(format!("{len} bytes exported"))
 }
 
 /// Takes the controller memory into use and tries it from here.
@@ -208,25 +207,7 @@ fn map_memory(
     let Some(layout) = layout else {
         return Err(Stop::Skipped("the drive has no controller memory".into()));
     };
-    let bar = device.map_bar(layout.bar_index)?;
-    let (offset, len) = (
-        usize::try_from(layout.offset_bytes)?,
-        usize::try_from(layout.len_bytes)?,
-    );
-    let base = bar.at(offset, len).ok_or_else(|| {
-        Stop::Failed(format!(
-            "{len} bytes at {offset} of BAR {} are not mapped",
-            layout.bar_index
-        ))
-    })?;
-    let address = device
-        .reserve_addresses(layout.len_bytes, 2 << 20)
-        .ok_or_else(|| Stop::Failed(format!("no {len} device addresses left")))?;
-    let mapping = ControllerMapping {
-        base,
-        len,
-        keeper: Arc::new(bar),
-    };
+    let (mapping, address) = device.controller_memory(&layout)?;
     let pool = controller.use_controller_memory(mapping, address)?;
     let memory = Memory::Controller(Arc::new(pool.take(CONTROLLER_PAYLOAD_BYTES)?));
     memory.fill(1);
@@ -235,9 +216,13 @@ fn map_memory(
             "controller memory reads back otherwise at {at}"
         )));
     }
+    let by = match layout.programmable {
+        true => "as it was told",
+        false => "of the bus",
+    };
     let said = format!(
-        "{len} bytes in BAR {} at device address {address:#x}, {:?}",
-        layout.bar_index, layout.abilities
+        "{} bytes in BAR {} at device address {address:#x} {by}, {:?}",
+        layout.len_bytes, layout.bar_index, layout.abilities
     );
     Ok(((), said))
 }

@@ -2,10 +2,16 @@
 
 use super::PciAddress;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// Mass storage, non-volatile memory, NVM Express (PCIe Transport 1.1, 3.1.2).
 pub(crate) const NVME_CLASS: u32 = 0x01_08_02;
+
+/// Base address registers of a device; what follows in its resources is no concern of ours.
+const BARS: usize = 6;
+/// The flag of memory among the kernel's flags of a resource.
+const IORESOURCE_MEM: u64 = 0x200;
 
 /// Where the kernel's file systems are mounted; elsewhere only in tests.
 #[derive(Clone, Debug)]
@@ -54,6 +60,18 @@ impl Host {
         number(&self.device(address).join("class"))
     }
 
+    /// Where the bus has each base address register of a device, as the processor sees it, which is
+    /// the same on the machines this runs on. `None` where there is none.
+    pub(crate) fn bars(&self, address: PciAddress) -> io::Result<Vec<Option<RangeInclusive<u64>>>> {
+        let text = text(&self.device(address).join("resource"))?;
+        text.lines()
+            .take(BARS)
+            .map(|line| {
+                bar(line).ok_or_else(|| io::Error::other(format!("\"{line}\" in resource")))
+            })
+            .collect()
+    }
+
     /// Members of an IOMMU group that a driver other than VFIO's uses. Bridges take no part in
     /// transfers and stay with theirs.
     pub(crate) fn others_in_group(&self, group: u32) -> Vec<(PciAddress, String)> {
@@ -69,6 +87,15 @@ impl Host {
         others.sort();
         others
     }
+}
+
+/// Start, end and flags of a resource; all zero where it is none.
+fn bar(line: &str) -> Option<Option<RangeInclusive<u64>>> {
+    let mut words = line.split_whitespace();
+    let mut number = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+    let (start, end, flags) = (number()?, number()?, number()?);
+    let is_memory = flags & IORESOURCE_MEM != 0;
+    Some((is_memory && start < end).then_some(start..=end))
 }
 
 /// Drivers that leave a device to user space, or only forward.
@@ -105,4 +132,21 @@ pub(crate) fn number(path: &Path) -> io::Result<u32> {
         None => text.parse(),
     };
     parsed.map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_address_registers_are_read_from_the_kernels_resources() {
+        let line = |text| bar(text).unwrap();
+        let memory = line("0x00000000fe010000 0x00000000fe013fff 0x0000000000140204");
+        assert_eq!(memory, Some(0xfe01_0000..=0xfe01_3fff));
+        assert!(line("0x0000000000000000 0x0000000000000000 0x0000000000000000").is_none());
+        // Ports.
+        assert!(line("0x000000000000c000 0x000000000000c0ff 0x0000000000040101").is_none());
+        assert_eq!(bar("0x1"), None);
+        assert_eq!(bar("1 2 3"), None);
+    }
 }

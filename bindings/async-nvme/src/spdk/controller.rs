@@ -235,6 +235,7 @@ impl SpdkController {
             len,
             // SPDK keeps it mapped; who holds memory of it is kept from the end by the queue pairs.
             keeper: Arc::new(()),
+            export: None,
         };
         let abilities = crate::cmb::CmbAbilities {
             // SPDK makes submission queues itself, and not there.

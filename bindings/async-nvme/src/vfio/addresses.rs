@@ -30,7 +30,8 @@ impl Addresses {
         addresses
     }
 
-    fn take_out(&mut self, hole: RangeInclusive<u64>) {
+    /// Takes what is free of `hole`.
+    pub fn take_out(&mut self, hole: RangeInclusive<u64>) {
         let (first, last) = (*hole.start(), *hole.end());
         let touched: Vec<_> = self
             .free

@@ -133,11 +133,14 @@ pub enum DeviceError {
         "the drive offers no function level reset; reset its controller through its registers (CC.EN)"
     )]
     NoReset,
-    /// The kernel exports no BAR as a dma-buf.
+    /// There is no place for controller memory among the device's addresses.
     #[error(
-        "this kernel exports no device memory as a dma-buf; that needs Linux 6.19 or newer with CONFIG_VFIO_PCI_DMABUF"
+        "no room for {len_bytes} bytes of controller memory in the addresses of the bus or the IOMMU; use smaller pools, or do without the drive's memory"
     )]
-    NoDmaBuf,
+    NoAddresses {
+        /// Length of the controller memory in bytes.
+        len_bytes: u64,
+    },
     /// A call failed that should not.
     #[error("cannot {step}: {source}")]
     Kernel {

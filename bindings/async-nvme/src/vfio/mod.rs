@@ -10,6 +10,7 @@ mod error;
 mod interrupts;
 mod iommufd;
 mod mapper;
+mod memory;
 mod open;
 mod region;
 mod sys;
@@ -32,7 +33,8 @@ use mapper::Space;
 use region::Region;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,21 +69,14 @@ pub struct OpenOptions {
     pub iommu: IommuChoice,
 }
 
-/// Whether the kernel can export a device's memory to other devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DmaBufSupport {
-    /// [`Device::export_dma_buf`] may be tried.
-    Offered,
-    /// It would only fail.
-    NotOffered,
-}
-
 /// An NVMe controller opened through VFIO, its memory space and bus mastering switched on.
 pub struct Device {
     address: PciAddress,
     iommu: IommuChoice,
     can_reset: bool,
     bar0: Bar,
+    /// Where the bus has each base address register.
+    bars: Vec<Option<RangeInclusive<u64>>>,
     config: Region,
     request: Watched,
     error: Watched,
@@ -148,12 +143,19 @@ impl Device {
         }
         let config = region::region(&device, sys::CONFIG_REGION)
             .map_err(kernel("find its configuration space"))?;
+        let bars = options.host.bars(address);
+        let bars = bars.map_err(kernel("read where the bus has its memory"))?;
+        for bar in bars.iter().flatten() {
+            // Memory there would be out of the device's reach, behind its own.
+            opened.space.exclude(bar.clone());
+        }
         let bar0 = registers(&device).map_err(|source| OpenError::Registers { address, source })?;
         let device = Device {
             address,
             iommu: opened.iommu,
             can_reset: flags & sys::DEVICE_CAN_RESET != 0,
             bar0,
+            bars,
             config,
             request: Watched::on(&device, sys::REQUEST_IRQ),
             error: Watched::on(&device, sys::ERROR_IRQ),
@@ -258,51 +260,6 @@ impl Device {
             .map_err(kernel("reset the function"))?;
         self.switch_on()
             .map_err(kernel("switch its memory space and bus mastering on again"))
-    }
-
-    /// Whether this kernel exports the device's memory at all.
-    #[must_use]
-    pub fn dma_buf_support(&self) -> DmaBufSupport {
-        let mut probe = sys::FeatureDmaBuf {
-            // Feature and flags only; the kernel reads no data when probed.
-            argsz: 8,
-            flags: sys::FEATURE_PROBE | sys::FEATURE_GET | sys::FEATURE_DMA_BUF,
-            ..Default::default()
-        };
-        // SAFETY: the structure is longer than its size field tells.
-        match unsafe { sys::call_with(self.device.as_fd(), sys::DEVICE_FEATURE, &mut probe) } {
-            Ok(_) => DmaBufSupport::Offered,
-            Err(_) => DmaBufSupport::NotOffered,
-        }
-    }
-
-    /// Exports `len` bytes at `offset` of base address register `bar` as a dma-buf, which a
-    /// network card's driver can import. Both in whole pages.
-    ///
-    /// # Errors
-    /// [`DeviceError::NoDmaBuf`], [`DeviceError::Kernel`].
-    pub fn export_dma_buf(&self, bar: u8, offset: u64, len: u64) -> Result<OwnedFd, DeviceError> {
-        if self.dma_buf_support() == DmaBufSupport::NotOffered {
-            return Err(DeviceError::NoDmaBuf);
-        }
-        let mut export = sys::FeatureDmaBuf {
-            argsz: sys::size_field::<sys::FeatureDmaBuf>(),
-            flags: sys::FEATURE_GET | sys::FEATURE_DMA_BUF,
-            region_index: u32::from(bar),
-            open_flags: (libc::O_RDWR | libc::O_CLOEXEC).cast_unsigned(),
-            buf_flags: 0,
-            nr_ranges: 1,
-            offset,
-            length: len,
-        };
-        // SAFETY: the structure's size is told, and its one range is in it.
-        let fd = unsafe { sys::call_with(self.device.as_fd(), sys::DEVICE_FEATURE, &mut export) };
-        let fd = fd.map_err(|source| DeviceError::Kernel {
-            step: "export its memory as a dma-buf",
-            source,
-        })?;
-        // SAFETY: the descriptor that the kernel just made for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// Reads the PCI configuration space from `offset`.

@@ -278,6 +278,7 @@ pub fn take_cmb(controller: &mut Controller, soft: &SoftController) {
         base,
         len: bytes,
         keeper: Arc::new(soft.clone()),
+        export: None,
     };
     let address = soft.cmb_bus_address().unwrap() + layout.offset_bytes;
     controller.use_controller_memory(mapping, address).unwrap();

@@ -78,6 +78,7 @@ pub fn start(
             base,
             len,
             keeper: Arc::clone(&soft) as Arc<_>,
+            export: None,
         };
         let legacy = cmb.is_some_and(|cmb| cmb.legacy);
         let address = match soft.cmb_bus_address() {

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicU64;
 use penstock_async_nvme::pci::PciAddress;
 use penstock_async_nvme::vfio::{Device, DeviceError, Interrupts, OpenError, OpenOptions};
 use penstock_async_nvme::{
-    CmbError, Controller, ControllerConfig, ControllerError, ControllerMapping, ControllerMemory,
-    DmaError, Driver, Identity, Namespace, QueueInterrupt, Regions, Sleeping,
+    CmbError, Controller, ControllerConfig, ControllerError, ControllerMemory, Driver, Identity,
+    Namespace, QueueInterrupt, Regions, Sleeping,
 };
 use penstock_block::BlockError;
 use penstock_reactor::{Polled, Poller, PollerGuard};
@@ -481,43 +481,21 @@ fn use_controller_memory(
         tracing::info!(drive = name, "the drive has no controller memory buffer");
         return Ok(());
     };
-    let memory_error = |source| DriveError::ControllerMemory {
-        name: name.to_owned(),
-        source,
-    };
-    let bar = Arc::new(device.map_bar(layout.bar_index).map_err(memory_error)?);
-    let not_there = || {
-        memory_error(DeviceError::NotMappable {
-            bar: layout.bar_index,
-            why: "the buffer is not wholly inside of it".to_owned(),
-        })
-    };
-    let offset = usize::try_from(layout.offset_bytes).map_err(|_| not_there())?;
-    let len = usize::try_from(layout.len_bytes).map_err(|_| not_there())?;
-    let base = bar.at(offset, len).ok_or_else(not_there)?;
-    let Some(at) = device.reserve_addresses(layout.len_bytes, CMB_ALIGNMENT) else {
-        let source = DmaError::NoAddresses { len_bytes: len }.into();
-        return Err(DriveError::Controller {
-            name: name.to_owned(),
-            source,
-        });
-    };
-    let mapping = ControllerMapping {
-        base,
-        len,
-        keeper: bar,
-    };
+    let (mapping, address) =
+        device
+            .controller_memory(&layout)
+            .map_err(|source| DriveError::ControllerMemory {
+                name: name.to_owned(),
+                source,
+            })?;
     controller
-        .use_controller_memory(mapping, at)
+        .use_controller_memory(mapping, address)
         .map(|_| ())
         .map_err(|source| DriveError::Controller {
             name: name.to_owned(),
             source,
         })
 }
-
-/// Where a controller memory buffer may lie among the drive's addresses: a multiple of this.
-const CMB_ALIGNMENT: u64 = 2 << 20;
 
 /// Polls a pair until its drive is gone and nothing is left to answer.
 struct PairPoller(Rc<Pair>);
