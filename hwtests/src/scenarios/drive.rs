@@ -53,7 +53,10 @@ const PASSED: [&str; 12] = [
 
 /// Linux 6.12, which exports no device memory.
 pub(super) fn stable(bench: &mut Bench) -> Result<()> {
-    steps(&mut bench.guest, "skipped: dma-buf: this drive's memory cannot be exported")
+    steps(
+        &mut bench.guest,
+        "skipped: dma-buf: this drive's memory cannot be exported",
+    )
 }
 
 /// The newest kernel, which does.

@@ -8,7 +8,7 @@ use penstock_nvme::sgl::{SGL_DATA_BLOCK, SGL_LAST_SEGMENT};
 
 use super::Limits;
 use crate::dma::{Region, Regions};
-use crate::io::{Buffers, IoError};
+use crate::io::{Buffers, Io, IoError};
 
 /// Bytes of the list that every command has to itself.
 pub(crate) const LIST_BYTES: usize = 4096;
@@ -83,6 +83,47 @@ impl Lookup {
         self.last
             .device_address_of(start, len)
             .ok_or(IoError::Unmapped)
+    }
+}
+
+/// The one command that does all of a request whose memory is one run that takes no list to describe:
+/// most requests, done in a few steps. `None` for all others, which are cut and described with care.
+#[inline]
+pub(crate) fn whole<R: Buffers>(
+    io: &Io,
+    memory: &R,
+    lookup: &mut Lookup,
+    limits: &Limits,
+) -> Option<SqeWords> {
+    // The count of a command, 0's based, has 16 bits.
+    let blocks = u32::try_from(io.blocks).ok()?;
+    let bytes = u32::try_from(io.blocks << io.block_shift).ok()?;
+    let boundary = u64::from(io.boundary_blocks);
+    let crosses = boundary > 0 && io.slba.0 % boundary + io.blocks > boundary;
+    if !io.verb.moves_data() || crosses || blocks > 1 << 16 || bytes > limits.transfer_bytes_max {
+        return None;
+    }
+    let (start, len) = memory.segment(0)?;
+    let length = usize::try_from(bytes).ok()?;
+    if length == 0 || len < length {
+        return None;
+    }
+    let address = lookup.device_address(start, length).ok()?;
+    let page = 1_u64 << limits.page_shift;
+    let in_page = address & (page - 1);
+    if !address.is_multiple_of(4) {
+        return None;
+    }
+    let sqe = io.command(io.slba, blocks);
+    let end = in_page + u64::from(bytes);
+    if end <= page {
+        Some(sqe.with_prps(address, 0))
+    } else if end <= 2 * page {
+        Some(sqe.with_prps(address, address - in_page + page))
+    } else if limits.sgl {
+        Some(sqe.with_sgl(address, bytes, SGL_DATA_BLOCK))
+    } else {
+        None
     }
 }
 

@@ -343,15 +343,27 @@ impl<M: Buffers, T, W: Wire> Queue<M, T, W> {
     /// it at [`Queue::round_end`]. Its end comes out of [`Queue::next_done`].
     #[inline]
     pub fn submit(&mut self, io: Io, memory: M, tag: T) {
-        let index = self.place(Request {
+        let mut request = Request {
             io,
             sent_blocks: 0,
             cursor: Cursor::default(),
             outstanding: 0,
             in_line: false,
             result: Ok(0),
-        });
-        self.held[index as usize] = Some((memory, tag));
+        };
+        if self.stage == Stage::Run
+            && self.line.is_empty()
+            && let Some(sqe) = data::whole(&io, &memory, &mut self.lookup, &self.limits)
+            && let Some(cid) = self.commands.take(self.next_place(), self.deadline_ns())
+        {
+            request.sent_blocks = io.blocks;
+            request.outstanding = 1;
+            self.place(request, (memory, tag));
+            self.wire.push(sqe, cid, self.commands.place(cid));
+            self.stats.commands += 1;
+            return;
+        }
+        let index = self.place(request, (memory, tag));
         if self.stage == Stage::Gone {
             self.end(index, Err(IoError::Gone));
         } else if io.blocks == 0 && io.verb != Verb::Flush {
@@ -363,15 +375,33 @@ impl<M: Buffers, T, W: Wire> Queue<M, T, W> {
         }
     }
 
+    /// Where the next request will be put.
+    #[inline]
+    fn next_place(&self) -> u32 {
+        let next = || u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
+        self.free_requests.last().copied().unwrap_or_else(next)
+    }
+
+    #[inline]
+    fn deadline_ns(&self) -> u64 {
+        self.now_ns.saturating_add(self.limits.timeout_ns)
+    }
+
     /// Puts a request in a free place.
     #[inline]
-    fn place(&mut self, request: Request) -> u32 {
+    fn place(&mut self, request: Request, held: (M, T)) -> u32 {
         if let Some(index) = self.free_requests.pop() {
             self.requests[index as usize] = request;
+            self.held[index as usize] = Some(held);
             return index;
         }
+        self.place_anew(request, held)
+    }
+
+    #[cold]
+    fn place_anew(&mut self, request: Request, held: (M, T)) -> u32 {
         self.requests.push(request);
-        self.held.push(None);
+        self.held.push(Some(held));
         // Room for every number at once, so that giving one back never allocates.
         self.free_requests.reserve(self.requests.len());
         // More requests than 2^32 do not fit any memory.
