@@ -11,9 +11,16 @@ const MPOL_PREFERRED: libc::c_long = 1;
 /// Pages of the memory asked for, in bytes.
 const PAGE_BYTES: usize = 4096;
 
+/// Pages that the kernel joins others to where it can, in bytes: fewer entries for the processor and
+/// the IOMMU to look up.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    /// What was mapped, to be unmapped: more than is used where the start had to be aligned.
+    raw: NonNull<u8>,
+    raw_len: usize,
 }
 
 // SAFETY: the struct only names a range of addresses.
@@ -24,7 +31,45 @@ unsafe impl Sync for Mapping {}
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: our own mapping, whose users hold it by reference count.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        unsafe { libc::munmap(self.raw.as_ptr().cast(), self.raw_len) };
+    }
+}
+
+impl Mapping {
+    /// Whole pages, from a hugepage's boundary where a hugepage fits in.
+    fn new(len: usize) -> std::io::Result<Mapping> {
+        let spare = if len < HUGE_PAGE_BYTES {
+            0
+        } else {
+            HUGE_PAGE_BYTES
+        };
+        let raw_len = len
+            .checked_add(spare)
+            .ok_or_else(|| std::io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh anonymous mapping at an address the kernel chooses touches nothing.
+        let raw = unsafe { libc::mmap(std::ptr::null_mut(), raw_len, prot, flags, -1, 0) };
+        let raw = match NonNull::new(raw.cast::<u8>()) {
+            Some(raw) if raw.as_ptr().cast() != libc::MAP_FAILED => raw,
+            _ => return Err(std::io::Error::last_os_error()),
+        };
+        let skip = match spare {
+            0 => 0,
+            _ => raw.as_ptr().align_offset(HUGE_PAGE_BYTES),
+        };
+        // SAFETY: less than a hugepage on, of which there is one more than is used.
+        let base = unsafe { raw.add(skip) };
+        if spare > 0 {
+            // SAFETY: advice on our own range; a kernel that does not take it changes nothing but speed.
+            unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        }
+        Ok(Mapping {
+            base,
+            len,
+            raw,
+            raw_len,
+        })
     }
 }
 
@@ -51,15 +96,8 @@ impl DeviceMemory {
             len_bytes: len,
             source,
         };
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a fresh anonymous mapping at an address the kernel chooses touches nothing.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
-        let base = match NonNull::new(base.cast::<u8>()) {
-            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => base,
-            _ => return Err(memory_error(std::io::Error::last_os_error())),
-        };
-        let mapping = Arc::new(Mapping { base, len });
+        let mapping = Arc::new(Mapping::new(len).map_err(memory_error)?);
+        let base = mapping.base;
         if let Some(node) = numa_node {
             prefer_node(&mapping, node).map_err(memory_error)?;
         }
@@ -149,5 +187,34 @@ fn prefer_node(mapping: &Mapping, node: u32) -> std::io::Result<()> {
         Ok(())
     } else {
         Err(std::io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_a_hugepage_starts_on_one() {
+        for len in [
+            4096,
+            HUGE_PAGE_BYTES - 4096,
+            HUGE_PAGE_BYTES,
+            HUGE_PAGE_BYTES + 4096,
+        ] {
+            let mapping = Mapping::new(len).unwrap();
+            let aligned = mapping.base.addr().get().is_multiple_of(HUGE_PAGE_BYTES);
+            assert!(len < HUGE_PAGE_BYTES || aligned, "{len} bytes");
+            let (start, end) = (mapping.base.addr().get(), mapping.base.addr().get() + len);
+            let raw = mapping.raw.addr().get();
+            assert!(raw <= start && end <= raw + mapping.raw_len, "{len} bytes");
+            // SAFETY: the first and the last byte of our own mapping.
+            unsafe {
+                mapping.base.write_volatile(1);
+                mapping.base.add(len - 1).write_volatile(2);
+                assert_eq!(mapping.base.add(len - 1).read_volatile(), 2);
+            }
+        }
+        assert!(Mapping::new(usize::MAX / 4096 * 4096).is_err());
     }
 }
