@@ -16,18 +16,17 @@
 mod commands;
 mod data;
 mod link;
+mod parts;
 pub(crate) mod rings;
 mod wire;
 
 use std::collections::VecDeque;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use penstock_nvme::Cqe;
 use penstock_nvme::pcie::SqeWords;
 use penstock_units::{Lba, QueueId};
 
-use crate::bar::Bar;
 use crate::cmb::ControllerMemory;
 use crate::dma::{DmaError, Region, Regions};
 use crate::io::{Buffers, Done, Io, IoError, Verb};
@@ -37,6 +36,8 @@ pub(crate) use data::LIST_BYTES;
 use data::{Cursor, List, Lookup};
 use link::Wish;
 pub use link::{Link, Stage};
+pub(crate) use parts::Shadow;
+pub use parts::{QueueParts, completion_bytes, memory_bytes, submission_bytes};
 use rings::{Completions, Doorbell, Submission};
 use wire::Rings;
 pub use wire::Wire;
@@ -64,55 +65,6 @@ pub struct Limits {
     pub sgl: bool,
     /// How long a command may take, nanoseconds.
     pub timeout_ns: u64,
-}
-
-/// Where a queue pair is and how it reaches the controller: all that is needed to open it on the
-/// thread that will use it.
-pub struct QueueParts {
-    /// Queue identifier, of both queues of the pair.
-    pub id: QueueId,
-    /// Entries of both queues.
-    pub entries: u16,
-    /// Registers.
-    pub bar: Bar,
-    /// Offsets of the submission and completion doorbells.
-    pub doorbells: (u32, u32),
-    /// Where the submission queue lies if not in `memory`: on the controller.
-    pub submission: Option<ControllerMemory>,
-    /// [`memory_bytes`] of memory: completion queue, submission queue, a list for every command.
-    pub memory: DeviceMemory,
-    /// What the device reaches.
-    pub regions: Arc<Regions>,
-    /// Limits of the drive.
-    pub limits: Limits,
-    /// How the keeper of the controller and the queue pair talk.
-    pub link: Arc<Link>,
-    /// Shadow doorbells, where the controller was told of them.
-    pub(crate) shadow: Option<Shadow>,
-}
-
-/// Shadow doorbells of a queue pair: a page of them, and a page of event indexes behind it.
-#[derive(Clone, Copy)]
-pub(crate) struct Shadow {
-    pub(crate) page: NonNull<u8>,
-    pub(crate) tail_offset: usize,
-    pub(crate) head_offset: usize,
-}
-
-// SAFETY: names two words of memory that are only reached atomically.
-unsafe impl Send for Shadow {}
-
-impl Shadow {
-    /// Shadow and event index at `offset`.
-    fn pair(self, offset: usize) -> (NonNull<u32>, NonNull<u32>) {
-        // SAFETY: whoever made the value saw to it that the offsets lie in their page.
-        unsafe {
-            (
-                self.page.add(offset).cast(),
-                self.page.add(offset + 4096).cast(),
-            )
-        }
-    }
 }
 
 /// How far a request is. What came with it lies apart, so that this never moves.
@@ -174,44 +126,6 @@ pub struct Queue<M, T, W = Rings> {
     stats: QueueStats,
     resets: u64,
     id: QueueId,
-}
-
-/// Bytes of a submission queue of `entries` entries, whole pages.
-#[must_use]
-pub fn submission_bytes(entries: u16) -> usize {
-    (usize::from(entries) * 64).next_multiple_of(LIST_BYTES)
-}
-
-/// Bytes of a completion queue of `entries` entries, whole pages.
-#[must_use]
-pub fn completion_bytes(entries: u16) -> usize {
-    (usize::from(entries) * 16).next_multiple_of(LIST_BYTES)
-}
-
-/// Bytes of memory of a queue pair of `entries` entries: completion queue, submission queue and
-/// lists, in this order.
-#[must_use]
-pub fn memory_bytes(entries: u16) -> usize {
-    completion_bytes(entries) + submission_bytes(entries) + usize::from(entries) * LIST_BYTES
-}
-
-impl QueueParts {
-    /// Where the controller sees the submission queue.
-    #[must_use]
-    pub fn submission_address(&self) -> u64 {
-        match &self.submission {
-            Some(memory) => memory.device_address(),
-            None => self.memory.device_address() + completion_bytes(self.entries) as u64,
-        }
-    }
-
-    fn submission_base(&self) -> NonNull<u8> {
-        match &self.submission {
-            Some(memory) => memory.base(),
-            // SAFETY: `open` checks that the memory is long enough for all three parts.
-            None => unsafe { self.memory.base().add(completion_bytes(self.entries)) },
-        }
-    }
 }
 
 impl<M: Buffers, T> Queue<M, T> {
