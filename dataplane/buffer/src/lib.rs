@@ -12,9 +12,11 @@ mod copy;
 mod lease;
 mod line;
 mod mapping;
+mod pages;
 mod pool;
 mod shared;
 
 pub use lease::{Lease, LeaseOwner, MemoryKind, Payload};
+pub use pages::Pages;
 pub use pool::{Pool, PoolConfig, PoolError, PoolMemory, PoolStats, pools_of_this_thread};
 pub use shared::{Lender, SharedMemory, SharedMemoryConfig};

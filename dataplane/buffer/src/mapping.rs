@@ -12,6 +12,17 @@ const MAP_HUGE_2MB: libc::c_int = 21 << libc::MAP_HUGE_SHIFT;
 /// `MPOL_PREFERRED` of `set_mempolicy(2)`; binding strictly could end in SIGBUS with hugepages.
 const MPOL_PREFERRED: libc::c_long = 1;
 
+/// What pages a range gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// Of the system's stock of hugepages.
+    Hugetlb,
+    /// Normal ones, transparent hugepages where the kernel has them.
+    Transparent,
+    /// Normal ones, so that touching a little takes little.
+    Small,
+}
+
 /// A reserved range of addresses, of which a prefix has pages. Unmapped when dropped.
 pub(crate) struct Mapping {
     raw: *mut libc::c_void,
@@ -61,14 +72,14 @@ impl Mapping {
         self.base
     }
 
-    /// Puts zeroed, writable pages behind `offset..offset+len` (both whole hugepages where
-    /// `hugetlb`), faulted in as they are touched. The range must be inside the reservation and not
+    /// Puts zeroed, writable pages behind `offset..offset+len` (both whole hugepages for
+    /// [`Backing::Hugetlb`]), faulted in as they are touched. The range must be inside the reservation and not
     /// have pages yet; one caller at a time. After an error further calls are refused.
-    pub(crate) fn commit(&self, offset: usize, len: usize, hugetlb: bool) -> io::Result<()> {
+    pub(crate) fn commit(&self, offset: usize, len: usize, backing: Backing) -> io::Result<()> {
         if self.holed.load(Ordering::Relaxed) {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
-        let huge = if hugetlb {
+        let huge = if backing == Backing::Hugetlb {
             libc::MAP_HUGETLB | MAP_HUGE_2MB
         } else {
             0
@@ -82,7 +93,7 @@ impl Mapping {
             self.holed.store(true, Ordering::Relaxed);
             return Err(io::Error::last_os_error());
         }
-        if !hugetlb {
+        if backing == Backing::Transparent {
             // SAFETY: advice on our own range; a kernel without transparent hugepages refuses it,
             // which changes nothing but speed.
             unsafe { libc::madvise(at, len, libc::MADV_HUGEPAGE) };

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 
 use crate::buddy::Buddy;
 use crate::line::Line;
-use crate::mapping::{self, HUGE_PAGE_BYTES, Mapping};
+use crate::mapping::{self, Backing, HUGE_PAGE_BYTES, Mapping};
 use crate::{Lease, LeaseOwner, MemoryKind};
 
 /// Shortest run and alignment of every lease, in bytes.
@@ -339,13 +339,15 @@ pub(crate) fn map(size: usize, hugepages: bool) -> Result<(Mapping, bool), PoolE
     };
     if hugepages && mapping::hugepages_available(size) {
         let mapping = Mapping::reserve(size).map_err(error)?;
-        match mapping.commit(0, size, true) {
+        match mapping.commit(0, size, Backing::Hugetlb) {
             Ok(()) => return Ok((mapping, true)),
             Err(e) => tracing::info!(size, error = %e, "hugepages went away; using normal pages"),
         }
     }
     let mapping = Mapping::reserve(size).map_err(error)?;
-    mapping.commit(0, size, false).map_err(error)?;
+    mapping
+        .commit(0, size, Backing::Transparent)
+        .map_err(error)?;
     Ok((mapping, false))
 }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::mapping::{self, Mapping};
+use crate::mapping::{self, Backing, Mapping};
 use crate::{Lease, LeaseOwner, MemoryKind, PoolError};
 
 const PAGE_BYTES: usize = 4096;
@@ -110,7 +110,7 @@ impl SharedMemory {
         if needed > *committed {
             let more = needed - *committed;
             self.mapping
-                .commit(*committed, more, false)
+                .commit(*committed, more, Backing::Transparent)
                 .map_err(error)?;
             self.prefer_node(*committed, more)?;
             *committed = needed;
@@ -215,13 +215,13 @@ fn map(size: usize, hugepages: bool) -> std::io::Result<(Mapping, usize, bool)> 
     };
     if hugepages && mapping::hugepages_available(size) {
         let (mapping, reserved) = reserve()?;
-        match mapping.commit(0, size, true) {
+        match mapping.commit(0, size, Backing::Hugetlb) {
             Ok(()) => return Ok((mapping, reserved, true)),
             Err(e) => tracing::info!(size, error = %e, "hugepages went away; using normal pages"),
         }
     }
     let (mapping, reserved) = reserve()?;
-    mapping.commit(0, size, false)?;
+    mapping.commit(0, size, Backing::Transparent)?;
     Ok((mapping, reserved, false))
 }
 

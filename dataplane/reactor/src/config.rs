@@ -29,6 +29,9 @@ pub struct ReactorConfig {
     pub recv_buffers: u16,
     /// Size of a shared receive buffer in bytes.
     pub recv_buffer_bytes: u32,
+    /// The NUMA node to take receive buffers from while it has any; `None` leaves it to the kernel,
+    /// which takes the node of the core that first touches them.
+    pub numa_node: Option<u32>,
     /// A round longer than this is reported with the name of what ran, in milliseconds.
     pub stall_threshold_ms: u32,
 }
@@ -42,6 +45,7 @@ impl Default for ReactorConfig {
             ring_entries: 1024,
             recv_buffers: 256,
             recv_buffer_bytes: 64 * 1024,
+            numa_node: None,
             stall_threshold_ms: 100,
         }
     }

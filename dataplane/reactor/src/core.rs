@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -98,6 +99,14 @@ pub fn current() -> ReactorHandle {
     with(|core| core.handle.clone())
 }
 
+/// The addresses of this reactor's receive buffers, for whoever asks the kernel where they lie.
+///
+/// # Panics
+/// Outside a reactor's thread.
+pub fn receive_memory() -> Range<usize> {
+    with(|core| core.recv_buffers.range())
+}
+
 /// Starts a task on this reactor; it is polled first in this or the next round.
 ///
 /// # Panics
@@ -128,8 +137,14 @@ impl Core {
         let ring = Ring::new(config.ring_entries)?;
         // SAFETY: `Core` drops its fields in order, the ring before the buffers; chunks hold the
         // buffers alive by reference count, and `shut_down` waits for operations in flight.
-        let buffers =
-            unsafe { RecvBuffers::new(&ring, config.recv_buffers, config.recv_buffer_bytes)? };
+        let buffers = unsafe {
+            RecvBuffers::new(
+                &ring,
+                config.recv_buffers,
+                config.recv_buffer_bytes,
+                config.numa_node,
+            )?
+        };
         Ok(Rc::new(Core {
             id: config.id,
             ring,

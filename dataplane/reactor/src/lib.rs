@@ -12,6 +12,10 @@
 //! With [`PollMode::Adaptive`] a reactor that finds nothing to do for a while sleeps in step 5, also
 //! while a device works for it, if the device has an event that wakes the reactor.
 //!
+//! A pinned reactor's memory comes from its core's NUMA node: the ring because the kernel allocates it
+//! on the thread that makes it, all else because a page comes from the node of the core that first
+//! touches it; receive buffers are bound there on top ([`ReactorConfig::numa_node`]).
+//!
 //! Everything but [`ReactorHandle`], [`Socket`] and wakers belongs to one reactor thread and is not
 //! `Send`. All memory the kernel works on is owned by the operation until its completion, so the
 //! public interface is safe; the `unsafe` of this crate is the ring itself.
@@ -36,7 +40,7 @@ mod timer;
 pub use batch::SendBatch;
 pub use clock::{Ticks, now, ticks_per_second, ticks_to_ns};
 pub use config::{PollMode, ReactorConfig, ReactorError, check_kernel};
-pub use core::{RoundEnd, at_round_end, current, current_id, run_now, spawn};
+pub use core::{RoundEnd, at_round_end, current, current_id, receive_memory, run_now, spawn};
 pub use executor::{TaskId, cancel};
 pub use file::{File, FileOp, FileSink};
 pub use handle::ReactorHandle;

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
+use penstock_buffer::{Pages, PoolError};
 
 use crate::ring::Ring;
 
@@ -25,8 +26,7 @@ const PAGE_BYTES: usize = 4096;
 pub(crate) struct RecvBuffers {
     entries: u16,
     buffer_bytes: u32,
-    memory: NonNull<u8>,
-    memory_layout: Layout,
+    memory: Pages,
     ring: NonNull<BufRingEntry>,
     ring_layout: Layout,
     tail: Cell<u16>,
@@ -51,6 +51,7 @@ impl RecvBuffers {
         uring: &Ring,
         entries: u16,
         buffer_bytes: u32,
+        numa_node: Option<u32>,
     ) -> io::Result<RecvBuffers> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
         if !entries.is_power_of_two() || entries > 1 << 15 {
@@ -63,13 +64,11 @@ impl RecvBuffers {
         }
         let layout =
             |bytes: usize| Layout::from_size_align(bytes, PAGE_BYTES).map_err(io::Error::other);
-        let memory_layout = layout(usize::from(entries) * buffer_bytes as usize)?;
         let ring_layout = layout(usize::from(entries) * size_of::<BufRingEntry>())?;
         let buffers = RecvBuffers {
             entries,
             buffer_bytes,
-            memory: allocate(memory_layout),
-            memory_layout,
+            memory: memory(usize::from(entries) * buffer_bytes as usize, numa_node)?,
             ring: allocate(ring_layout).cast(),
             ring_layout,
             tail: Cell::new(0),
@@ -85,10 +84,17 @@ impl RecvBuffers {
         Ok(buffers)
     }
 
+    /// The addresses of all buffers.
+    pub(crate) fn range(&self) -> Range<usize> {
+        let start = self.memory.start().as_ptr() as usize;
+        start..start + self.memory.len_bytes()
+    }
+
     fn address(&self, buffer: u16) -> NonNull<u8> {
         // SAFETY: buffer < entries, so the offset is inside the allocation.
         unsafe {
             self.memory
+                .start()
                 .add(usize::from(buffer) * self.buffer_bytes as usize)
         }
     }
@@ -179,12 +185,22 @@ impl RecvBuffers {
 
 impl Drop for RecvBuffers {
     fn drop(&mut self) {
-        // SAFETY: both were allocated with these layouts and no chunk is left (each holds an Rc).
-        unsafe {
-            dealloc(self.memory.as_ptr(), self.memory_layout);
-            dealloc(self.ring.as_ptr().cast(), self.ring_layout);
-        }
+        // SAFETY: allocated with this layout and no chunk is left (each holds an Rc).
+        unsafe { dealloc(self.ring.as_ptr().cast(), self.ring_layout) };
     }
+}
+
+/// Memory for the buffers. A kernel that takes no wishes (a container's seccomp profile may forbid
+/// them) still takes pages from the node of the core that first touches them, which is ours.
+fn memory(len_bytes: usize, numa_node: Option<u32>) -> io::Result<Pages> {
+    let pages = Pages::new(len_bytes, numa_node).or_else(|error| match error {
+        PoolError::Numa { .. } => {
+            tracing::warn!(%error, "receive buffers are left to the kernel to place");
+            Pages::new(len_bytes, None)
+        }
+        other => Err(other),
+    });
+    pages.map_err(io::Error::other)
 }
 
 fn allocate(layout: Layout) -> NonNull<u8> {
@@ -338,7 +354,7 @@ mod tests {
     fn as_many_buffers_circulate_as_are_needed() {
         let ring = Ring::new(64).expect("a ring");
         // SAFETY: the buffers are dropped after the ring, at the end of the test.
-        let buffers = unsafe { RecvBuffers::new(&ring, 64, 4096) }.expect("buffers");
+        let buffers = unsafe { RecvBuffers::new(&ring, 64, 4096, None) }.expect("buffers");
         let buffers = Rc::new(buffers);
         assert_eq!(buffers.circulating.get(), CIRCULATING_MIN);
         buffers.widen();
@@ -365,7 +381,7 @@ mod tests {
     fn a_buffer_goes_back_with_its_last_view() {
         let ring = Ring::new(64).expect("a ring");
         // SAFETY: the buffers are dropped after the ring, at the end of the test.
-        let buffers = unsafe { RecvBuffers::new(&ring, 16, 4096) }.expect("buffers");
+        let buffers = unsafe { RecvBuffers::new(&ring, 16, 4096, None) }.expect("buffers");
         let buffers = Rc::new(buffers);
         let chunk = buffers.chunk(3, 100);
         let part = chunk.slice(10..20).expect("inside");
