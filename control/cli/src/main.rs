@@ -6,7 +6,7 @@
 //! The commands that talk to a storage target (`perf`, `discover`, `identify`) belong to the data
 //! plane, which the control plane does not link: they are handed, with every argument as it came,
 //! to the program `penstock-initiator` that is installed beside this one. So are those that handle
-//! the drives of this machine, to `penstock-device`.
+//! the drives of this machine, to `penstock-device`, and `topology`, to `penstock-topology`.
 //!
 //! Exit codes: see `EXIT_CODES`; those of the other program for its commands, and 127 where that
 //! is not found and 126 where it cannot be run, as shells have it.
@@ -38,7 +38,7 @@ use api::Api;
 use command::{Noun, Session};
 use failure::{Failure, Outcome};
 use settings::{GlobalArgs, Settings};
-use sibling::{DEVICE, INITIATOR, Program};
+use sibling::{DEVICE, INITIATOR, Program, TOPOLOGY};
 
 const AFTER_HELP: &str = "\
 Names are written short (v1, n1/d0, s1/ns1) or full (volumes/v1, nodes/n1/devices/d0).
@@ -54,7 +54,8 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 no server answers; 5
 
 perf, discover and identify are handed, with all their arguments, to `penstock-initiator`, looked
 for beside this program and then in PATH (127: not found); `penstock perf --help` shows its help.
-So are device bind, unbind, check and list --local, for the drives of this machine, to `penstock-device`.";
+So are device bind, unbind, check and list --local, for the drives of this machine, to `penstock-device`,
+and topology, for its NUMA nodes and who serves what on them, to `penstock-topology`.";
 
 /// Penstock's command line: volumes, and who may use them over NVMe-oF.
 #[derive(Parser, Debug)]
@@ -92,6 +93,10 @@ enum Command {
     /// Show a controller's and its namespaces' Identify data (run by penstock-initiator)
     #[command(disable_help_flag = true)]
     Identify(PassedOn),
+    /// Show this machine's NUMA nodes, who serves what on them, and what crosses nodes (run by
+    /// penstock-topology)
+    #[command(disable_help_flag = true)]
+    Topology(PassedOn),
     /// Print this program's name and version
     Version,
 }
@@ -130,6 +135,7 @@ fn main() -> ExitCode {
         Command::Perf(given) => return given.to(INITIATOR, &["perf"]),
         Command::Discover(given) => return given.to(INITIATOR, &["discover"]),
         Command::Identify(given) => return given.to(INITIATOR, &["identify"]),
+        Command::Topology(given) => return given.to(TOPOLOGY, &[]),
         Command::Version => output::line(&format!("penstock {}", env!("CARGO_PKG_VERSION"))),
         Command::Up(up) => runtime().and_then(|runtime| runtime.block_on(up.run(&cli.global))),
         Command::Certs(verb) => verb.run(),
@@ -152,6 +158,7 @@ fn passed_on(arguments: &[OsString]) -> Option<(Program, Vec<OsString>)> {
     let word = |index: usize| arguments.get(index).and_then(|word| word.to_str());
     let program = match (word(1)?, word(2)) {
         ("perf" | "discover" | "identify", _) => return Some((INITIATOR, arguments[1..].to_vec())),
+        ("topology", _) => return Some((TOPOLOGY, arguments[2..].to_vec())),
         ("device", Some("bind" | "unbind" | "check")) => DEVICE,
         ("device", Some("list")) if arguments[3..].iter().any(|word| word == LOCAL) => DEVICE,
         _ => return None,
@@ -238,6 +245,10 @@ mod tests {
         assert_eq!(
             handed("penstock device check --help"),
             device("check --help")
+        );
+        assert_eq!(
+            handed("penstock topology --config node.toml --json"),
+            Some((TOPOLOGY, "--config node.toml --json".to_owned()))
         );
         assert_eq!(handed("penstock device list"), None);
         assert_eq!(handed("penstock device"), None);

@@ -27,6 +27,12 @@ pub const DEVICE: Program = Program {
     package: "penstock-node",
 };
 
+/// What shows the machine and who serves what on it.
+pub const TOPOLOGY: Program = Program {
+    name: "penstock-topology",
+    package: "penstock-node",
+};
+
 /// What shells answer for a program that is not there.
 const EXIT_NOT_FOUND: u8 = 127;
 /// What shells answer for a program that is there and does not run.

@@ -6,6 +6,8 @@
 //!   over to a changed file; [`run`] is the daemon around both.
 //! - [`reactors`] is what lives on each reactor's thread. A listener accepts on one reactor and hands
 //!   each socket to the reactor with the fewest connections, where it stays for life.
+//! - [`survey`] finds out where drives, interfaces and cores are, and places the reactors; [`memory`]
+//!   checks against the kernel's account that their memory is there too.
 //! - [`agent`] does what control wants and remembers it, with or without control.
 //! - [`managed`] is what control has on the node beside the file: devices, volumes, what is served.
 //! - [`gate`] lets the node finish what it has begun before it goes.
@@ -18,6 +20,7 @@ pub mod device;
 pub mod gate;
 pub mod logging;
 pub mod managed;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod notify;
@@ -25,4 +28,5 @@ pub mod reactors;
 pub mod reload;
 pub mod run;
 pub mod signals;
+pub mod survey;
 pub mod traffic;

@@ -22,9 +22,11 @@ use crate::config::{
 };
 use crate::device::{Device, Surroundings};
 use crate::managed::Managed;
+use crate::memory::MemoryWatch;
 use crate::metrics::http::{Endpoint, Serving};
 use crate::metrics::{Busy, NodePages};
 use crate::reactors::{Fleet, StartError};
+use crate::survey::Survey;
 
 /// A namespace's name: the subsystem's NQN and the identifier.
 pub type NamespaceName = (String, Nsid);
@@ -64,6 +66,8 @@ pub struct Node {
     pub(crate) managed: Managed,
     /// How the agent is doing.
     pub(crate) agent: Arc<Gauges>,
+    survey: Survey,
+    memory_watch: Option<MemoryWatch>,
     serving: Option<Serving>,
     closing: Arc<AtomicBool>,
     busy: Arc<Busy>,
@@ -112,8 +116,13 @@ impl Node {
         for subsystem in &config.subsystems {
             add_subsystem(&target, &config, subsystem, &opened.devices)?;
         }
-        let fleet = Fleet::start(&config.reactors, &config.tcp, &target)
+        let survey = Survey::of(&config);
+        survey.tell();
+        let is_numa = survey.topology.is_numa();
+        let (reactors, tcp) = (&config.reactors, &config.tcp);
+        let fleet = Fleet::start(reactors, tcp, &target, &survey.placement, is_numa)
             .map_err(|error| start_problem(&config, &error))?;
+        let memory_watch = watch_memory(&fleet, is_numa);
         let mut node = Node {
             config,
             target,
@@ -123,6 +132,8 @@ impl Node {
             listeners_made: 0,
             managed: opened.managed,
             agent: Arc::default(),
+            survey,
+            memory_watch,
             serving: None,
             closing: Arc::default(),
             busy: Arc::default(),
@@ -197,6 +208,11 @@ impl Node {
         &self.config
     }
 
+    /// Where everything is, as it was when the node started.
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
     /// Subsystems, namespaces and controllers.
     pub fn target(&self) -> &Arc<Target> {
         &self.target
@@ -231,6 +247,7 @@ impl Node {
         self.target.close_all("the node is stopping");
         self.fleet.close_connections("the node is stopping");
         self.wait(CLOSE_PATIENCE, |report| report.connections);
+        self.memory_watch = None;
         self.fleet.stop();
         self.serving = None;
         self.devices.clear();
@@ -250,6 +267,14 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Has an eye on where memory lies, where it can lie wrong.
+fn watch_memory(fleet: &Fleet, is_numa: bool) -> Option<MemoryWatch> {
+    let watch = is_numa.then(|| MemoryWatch::start(fleet.clone()))?;
+    watch
+        .inspect_err(|error| tracing::warn!(%error, "where memory lies is not watched"))
+        .ok()
 }
 
 fn target_config(config: &Config) -> TargetConfig {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -14,6 +15,7 @@ use penstock_reactor::{
     TcpListener,
 };
 use penstock_subsystem::{SessionContext, Target};
+use penstock_topology::{Placement, Seat};
 use penstock_transport_tcp::{ConnectionRef, TcpConfig};
 
 use crate::config::{ReactorSettings, TcpSettings};
@@ -44,6 +46,9 @@ pub enum StartError {
 pub struct Reactor {
     handle: ReactorHandle,
     core: usize,
+    numa_node: Option<u32>,
+    /// Addresses of its payload and receive memory.
+    memory: Arc<[Range<usize>]>,
     /// Sockets on their way to it.
     coming: Arc<AtomicUsize>,
 }
@@ -85,7 +90,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts a reactor on every core of the settings, each with its pool.
+    /// Starts a reactor on every seat, each with its pool. Where memory `is_numa`, a pinned reactor's
+    /// comes from the node of its core.
     ///
     /// # Errors
     /// [`StartError`]; reactors started before are stopped again.
@@ -93,10 +99,17 @@ impl Fleet {
         settings: &ReactorSettings,
         tcp: &TcpSettings,
         target: &Arc<Target>,
+        placement: &Placement,
+        is_numa: bool,
     ) -> Result<Fleet, StartError> {
         let mut reactors: Vec<Reactor> = Vec::new();
-        for (id, core) in (0..).zip(&settings.cores) {
-            match start_one(id, *core, settings, tcp, target) {
+        for (id, seat) in (0..).zip(&placement.seats) {
+            let numa_node = seat.node.filter(|_| settings.pin && is_numa);
+            let seat = Seat {
+                node: numa_node,
+                ..*seat
+            };
+            match start_one(id, seat, settings, tcp, target) {
                 Ok(reactor) => reactors.push(reactor),
                 Err(error) => {
                     Fleet {
@@ -251,6 +264,16 @@ impl Reactor {
         self.core
     }
 
+    /// The NUMA node that its memory is to come from, where there are several.
+    pub fn numa_node(&self) -> Option<u32> {
+        self.numa_node
+    }
+
+    /// Addresses of its payload and receive memory.
+    pub fn memory(&self) -> &[Range<usize>] {
+        &self.memory
+    }
+
     /// Its counters.
     pub fn stats(&self) -> penstock_reactor::StatsSnapshot {
         self.handle.stats().snapshot()
@@ -283,11 +306,15 @@ impl Reactor {
 
 fn start_one(
     id: u32,
-    core: usize,
+    seat: Seat,
     settings: &ReactorSettings,
     tcp: &TcpSettings,
     target: &Arc<Target>,
 ) -> Result<Reactor, StartError> {
+    let Seat {
+        core,
+        node: numa_node,
+    } = seat;
     let config = ReactorConfig {
         id,
         core: settings.pin.then_some(core),
@@ -300,6 +327,7 @@ fn start_one(
         ring_entries: settings.ring_entries,
         recv_buffers: settings.receive_buffers,
         recv_buffer_bytes: settings.receive_buffer_size_bytes,
+        numa_node,
         stall_threshold_ms: settings.stall_threshold_ms,
     };
     let pool = PoolConfig {
@@ -307,7 +335,7 @@ fn start_one(
         lease_max_bytes: usize::try_from(tcp.mdts_bytes).unwrap_or(usize::MAX),
         hugepages: settings.hugepages,
         lock: settings.lock_memory,
-        numa_node: None,
+        numa_node,
     };
     let (tcp, target) = (
         tcp_config(tcp, settings.buffer_pool_size_bytes),
@@ -315,14 +343,19 @@ fn start_one(
     );
     let (report, made) = mpsc::channel();
     let handle = ReactorHandle::start(config, move || {
-        let pool = Pool::new(&pool).map(|pool| Here::settle(pool, tcp, target));
+        let settled = pool_near(id, &pool).map(|pool| {
+            Here::settle(pool, tcp, target);
+            memory_of_this_thread()
+        });
         // The starter waits for exactly this.
-        let _ = report.send(pool);
+        let _ = report.send(settled);
     })?;
     match made.recv() {
-        Ok(Ok(())) => Ok(Reactor {
+        Ok(Ok(memory)) => Ok(Reactor {
             handle,
             core,
+            numa_node,
+            memory,
             coming: Arc::default(),
         }),
         Ok(Err(source)) => {
@@ -335,6 +368,30 @@ fn start_one(
             Err(StartError::Reactor(ReactorError::Thread { id, source }))
         }
     }
+}
+
+/// The pool. A kernel that takes no wishes as to nodes (a container's seccomp profile may forbid them)
+/// still takes pages from the node of the core that first touches them, which is the reactor's.
+fn pool_near(id: u32, config: &PoolConfig) -> Result<Pool, PoolError> {
+    Pool::new(config).or_else(|error| match error {
+        PoolError::Numa { .. } => {
+            tracing::warn!(reactor = id, %error, "payload memory is left to the kernel to place");
+            Pool::new(&PoolConfig {
+                numa_node: None,
+                ..config.clone()
+            })
+        }
+        other => Err(other),
+    })
+}
+
+fn memory_of_this_thread() -> Arc<[Range<usize>]> {
+    let pools = penstock_buffer::pools_of_this_thread().into_iter();
+    let pools = pools.map(|memory| {
+        let start = memory.start.as_ptr() as usize;
+        start..start + memory.len_bytes
+    });
+    pools.chain([penstock_reactor::receive_memory()]).collect()
 }
 
 /// Settings of the transport. A host that lets memory be leased for it and then does nothing keeps

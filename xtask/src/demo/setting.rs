@@ -65,7 +65,7 @@ impl Setting {
             address: reachable(listen),
             listen,
             control: free_pair()?,
-            client_core: second_core(),
+            client_core: first_core(),
             folder,
         })
     }
@@ -157,10 +157,11 @@ fn own_address() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// A core for our client: the node takes the first that it may run on.
-fn second_core() -> Option<usize> {
+/// A core for our client: the node leaves the first to others.
+fn first_core() -> Option<usize> {
     let allowed = rustix::thread::sched_getaffinity(None).ok()?;
     let mut cores = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+    let first = cores.next();
     // Sharing the only core is left to the kernel.
-    cores.nth(1)
+    first.filter(|_| cores.next().is_some())
 }

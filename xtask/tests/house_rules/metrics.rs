@@ -10,7 +10,8 @@ const RULES: &str = "configs/prometheus-rules.yml";
 const DASHBOARD: &str = "configs/grafana-dashboard.json";
 
 /// Where the names are given to Prometheus, and what is put before a name there.
-const SOURCES: [(&str, &str); 3] = [
+const SOURCES: [(&str, &str); 4] = [
+    ("dataplane/node/src/metrics/memory.rs", ""),
     ("dataplane/node/src/metrics/page.rs", ""),
     ("dataplane/node/src/agent/gauges.rs", ""),
     ("control/server/src/metrics.rs", "penstock_control_"),

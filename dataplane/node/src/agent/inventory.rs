@@ -50,13 +50,13 @@ pub(super) fn inventory(
 }
 
 /// The IP addresses of each interface that is up.
-fn addresses() -> BTreeMap<String, BTreeSet<IpAddr>> {
+pub(crate) fn addresses() -> BTreeMap<String, BTreeSet<IpAddr>> {
     use nix::net::if_::InterfaceFlags;
     let mut found: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
     let interfaces = match nix::ifaddrs::getifaddrs() {
         Ok(interfaces) => interfaces,
         Err(error) => {
-            tracing::warn!(%error, "the network interfaces cannot be told to control");
+            tracing::warn!(%error, "the network interfaces cannot be listed");
             return found;
         }
     };

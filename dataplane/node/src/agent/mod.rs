@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 pub use folder::{FolderError, Loaded, StateFolder, Unusable};
 pub use gauges::Gauges;
+pub(crate) use inventory::addresses as interface_addresses;
 
 use crate::config::{Config, ControlSettings, Machine};
 use crate::node::Node;
@@ -167,9 +168,8 @@ impl Remembered {
             .max_blocking_threads(4)
             .thread_name("agent-file")
             .build()?;
-        let reactors = &node.config().reactors;
-        let cores = match reactors.pin {
-            true => reactors.cores.iter().copied().collect(),
+        let cores = match node.config().reactors.pin {
+            true => node.survey().cores(),
             false => BTreeSet::new(),
         };
         let (events, taken) = mpsc::channel(EVENTS_MAX);

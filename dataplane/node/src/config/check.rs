@@ -2,7 +2,6 @@
 //!
 //! Checking goes on after a finding, so that one run tells everything that is wrong.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -18,6 +17,7 @@ use super::{
 };
 
 mod control;
+mod cores;
 mod device;
 mod drive;
 mod subsystem;
@@ -325,7 +325,7 @@ impl Checker<'_> {
             MIB..=1024 * GIB,
         );
         let settings = ReactorSettings {
-            cores: self.cores(&given.cores, pin, machine),
+            cores: self.cores(given, pin, machine),
             pin,
             adaptive: self.word("reactors.poll", &given.poll, &["adaptive", "busy"]) == "adaptive",
             idle_us: self.number("reactors.idle_us", &given.idle_us, 50, 0..=1_000_000),
@@ -384,14 +384,14 @@ impl Checker<'_> {
                 format!("give at least {least}, or lower tcp.mdts_bytes"),
             );
         }
-        let reactors = settings.cores.len();
+        let reactors = settings.cores.count();
         let total = pool.saturating_mul(reactors as u64);
         if total > machine.memory_bytes {
             let what = format!(
                 "{reactors} pools of {pool} bytes are more than the machine's {} bytes of memory",
                 machine.memory_bytes
             );
-            self.refuse(at, key, what, "lower it, or use fewer cores");
+            self.refuse(at, key, what, "lower it, or use fewer reactors");
         }
         let Some(limit) = machine.memlock_limit_bytes.filter(|_| settings.lock_memory) else {
             return;
@@ -410,52 +410,6 @@ impl Checker<'_> {
             self.refuse(at, "reactors.lock_memory", what, remedy);
         }
     }
-
-    fn cores(
-        &mut self,
-        given: &Key<Vec<Spanned<u64>>>,
-        pin: bool,
-        machine: &Machine,
-    ) -> Vec<usize> {
-        let key = "reactors.cores";
-        let Some(given) = given else {
-            return vec![machine.cores_allowed.first().copied().unwrap_or(0)];
-        };
-        if given.get_ref().is_empty() {
-            let what = "no core is named".to_owned();
-            self.refuse(
-                offset(given),
-                key,
-                what,
-                "name at least one core, such as [0]",
-            );
-        }
-        let mut seen = BTreeMap::new();
-        for core in given.get_ref() {
-            let number = usize::try_from(*core.get_ref()).unwrap_or(usize::MAX);
-            if seen.insert(number, ()).is_some() {
-                let what = format!("core {number} is named twice");
-                self.refuse(
-                    offset(core),
-                    key,
-                    what,
-                    "name every core once: a reactor owns its core",
-                );
-            } else if pin && !machine.cores_online.contains(&number) {
-                let what = format!("core {number} is not online on this machine");
-                let remedy = format!("use cores among {}", ranges(&machine.cores_online));
-                self.refuse(offset(core), key, what, remedy);
-            } else if pin && !machine.cores_allowed.contains(&number) {
-                let what = format!("this process may not run on core {number}");
-                let remedy = format!(
-                    "use cores among {}, or widen the process's CPU set (AllowedCPUs=, taskset)",
-                    ranges(&machine.cores_allowed)
-                );
-                self.refuse(offset(core), key, what, remedy);
-            }
-        }
-        seen.into_keys().collect()
-    }
 }
 
 fn yes_unless_told(given: &Key<bool>) -> bool {
@@ -466,25 +420,6 @@ fn text_or(given: &Key<String>, default: &str) -> String {
     given
         .as_ref()
         .map_or_else(|| default.to_owned(), |text| text.get_ref().clone())
-}
-
-/// A set of cores as the kernel writes it: `0-3,8`.
-fn ranges(cores: &std::collections::BTreeSet<usize>) -> String {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    for core in cores {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == *core => *last = *core,
-            _ => runs.push((*core, *core)),
-        }
-    }
-    let text = |(first, last): &(usize, usize)| {
-        if first == last {
-            first.to_string()
-        } else {
-            format!("{first}-{last}")
-        }
-    };
-    runs.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
 fn congestion_control(given: &Key<String>) -> CongestionControl {

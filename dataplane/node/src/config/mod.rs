@@ -76,11 +76,30 @@ pub struct NodeSettings {
     pub shutdown_timeout: Duration,
 }
 
+/// Who chooses the cores of the reactors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// The configuration: one reactor each.
+    Named(Vec<usize>),
+    /// The node, when it starts: so many, by the machine's topology.
+    Placed(usize),
+}
+
+impl Cores {
+    /// How many reactors there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Cores::Named(cores) => cores.len(),
+            Cores::Placed(count) => *count,
+        }
+    }
+}
+
 /// `[reactors]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReactorSettings {
-    /// Cores, one reactor each.
-    pub cores: Vec<usize>,
+    /// How many reactors there are, and on which cores.
+    pub cores: Cores,
     /// Whether reactors are pinned to their cores.
     pub pin: bool,
     /// Whether an idle reactor sleeps.

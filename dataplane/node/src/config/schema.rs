@@ -45,6 +45,7 @@ pub(super) struct Node {
 #[serde(deny_unknown_fields)]
 pub(super) struct Reactors {
     pub cores: Key<Vec<Spanned<u64>>>,
+    pub count: Key<u64>,
     pub pin: Key<bool>,
     pub poll: Key<String>,
     pub idle_us: Key<u64>,

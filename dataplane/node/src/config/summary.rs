@@ -4,7 +4,7 @@ use std::fmt;
 
 use penstock_units::BlockSize;
 
-use super::{BackendSettings, Config, NamespaceSettings};
+use super::{BackendSettings, Config, Cores, NamespaceSettings};
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,10 +20,13 @@ impl fmt::Display for Config {
             self.file.display(),
             self.node.name
         )?;
+        match &reactors.cores {
+            Cores::Named(cores) => write!(f, "  reactors: cores {cores:?}")?,
+            Cores::Placed(count) => write!(f, "  reactors: {count}, placed by topology")?,
+        }
         writeln!(
             f,
-            "  reactors: cores {:?}, {poll} polling, {} MiB of buffers each",
-            reactors.cores,
+            ", {poll} polling, {} MiB of buffers each",
             reactors.buffer_pool_size_bytes >> 20
         )?;
         for listener in &self.listeners {

@@ -28,7 +28,7 @@ fn with_namespace(keys: &str) -> String {
 #[test]
 fn defaults_stand_in_for_what_is_left_out() {
     let config = parse(LISTENER).expect("a listener is enough");
-    assert_eq!(config.reactors.cores, [0]);
+    assert_eq!(config.reactors.cores, Cores::Placed(1));
     assert!(config.reactors.adaptive && config.reactors.pin && !config.reactors.lock_memory);
     assert_eq!(config.tcp.mdts_bytes, 1 << 20);
     assert_eq!(config.tcp.in_capsule_data_size_bytes, 8192);
@@ -116,6 +116,35 @@ fn refuses_what_toml_or_serde_cannot_read() {
 }
 
 #[test]
+fn a_count_of_reactors_fits_the_cores_that_are_allowed() {
+    for (keys, line, parts) in [
+        (
+            "count = 0",
+            2,
+            &[
+                "reactors.count",
+                "0 reactors on the 3 core(s)",
+                "from 1 to 3",
+            ],
+        ),
+        (
+            "count = 4",
+            2,
+            &["4 reactors on the 3 core(s)", "(0-2)", "AllowedCPUs="],
+        ),
+        (
+            "cores = [1]\ncount = 1",
+            3,
+            &["reactors.count", "cores says already", "remove count"],
+        ),
+    ] {
+        refused(&format!("[reactors]\n{keys}\n{LISTENER}"), line, parts);
+    }
+    let counted = parse(&format!("[reactors]\ncount = 3\n{LISTENER}")).expect("sound");
+    assert_eq!(counted.reactors.cores, Cores::Placed(3));
+}
+
+#[test]
 fn refuses_reactors_that_the_machine_cannot_carry() {
     for (keys, line, parts) in [
         (
@@ -168,7 +197,7 @@ fn refuses_reactors_that_the_machine_cannot_carry() {
             &[
                 "2 pools of 8589934592 bytes",
                 "8589934592 bytes of memory",
-                "fewer cores",
+                "fewer reactors",
             ],
         ),
         (
@@ -189,7 +218,8 @@ fn refuses_reactors_that_the_machine_cannot_carry() {
 #[test]
 fn an_unpinned_reactor_needs_no_particular_core() {
     let text = format!("[reactors]\npin = false\ncores = [40, 41]\n{LISTENER}");
-    assert_eq!(parse(&text).expect("sound").reactors.cores, [40, 41]);
+    let cores = parse(&text).expect("sound").reactors.cores;
+    assert_eq!(cores, Cores::Named(vec![40, 41]));
 }
 
 #[test]

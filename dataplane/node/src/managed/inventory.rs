@@ -64,7 +64,7 @@ fn describe(device: &ManagedDevice) -> DeviceInventory {
 }
 
 /// Where sysfs describes the drive that `path` is or lies on; of a partition, the whole drive.
-fn drive_of(path: &Path, sysfs: &Path) -> Option<PathBuf> {
+pub(crate) fn drive_of(path: &Path, sysfs: &Path) -> Option<PathBuf> {
     let metadata = fs::metadata(path).ok()?;
     let number = match metadata.rdev() {
         0 => metadata.dev(),

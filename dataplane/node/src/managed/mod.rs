@@ -27,6 +27,8 @@ use penstock_units::Nsid;
 use crate::config::{BackendSettings, Config, DeviceSettings};
 use crate::device::{Device, Surroundings};
 
+pub(crate) use inventory::drive_of;
+
 use clear::Clearing;
 use volume::OpenVolume;
 

@@ -2,6 +2,7 @@
 
 mod drives;
 pub mod http;
+mod memory;
 mod page;
 mod text;
 

@@ -6,6 +6,7 @@ use penstock_subsystem::{ControllerSnapshot, NamespaceSnapshot};
 
 use super::NodePages;
 use super::drives::of_drive;
+use super::memory::of_memory;
 use super::text::{Families, cumulative};
 use crate::reactors::{Reactor, Report};
 use crate::traffic::Traffic;
@@ -46,6 +47,7 @@ pub(super) fn page(pages: &NodePages, reports: &[Option<Report>]) -> String {
             of_traffic(&mut families, reactor, &report.traffic);
         }
     }
+    of_memory(&mut families, &pages.fleet);
     for drive in crate::device::drives() {
         of_drive(&mut families, &drive);
     }
