@@ -19,9 +19,6 @@ pub const HOST_ADDRESS: &str = "10.0.2.2";
 /// Where the guest reaches this machine's ::1.
 pub const HOST_ADDRESS_V6: &str = "fec0::2";
 
-const MEMORY_MIB: u32 = 1024;
-const PROCESSORS: u32 = 2;
-
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
@@ -49,8 +46,14 @@ impl Guest {
         let socket = dir.path().join("control");
         let line = format!("{KERNEL_LINE} loglevel=6 {}", machine.kernel_line());
         let mut command = qemu(lab, machine.kernel, &line)?;
+        command.args(machine.size_arguments());
         machine.add_to(&mut command, dir.path())?;
-        command.args(["-serial", "stdio", "-device", "virtio-serial-pci"]);
+        command.args([
+            "-serial",
+            "stdio",
+            "-device",
+            "virtio-serial-pci,bus=pcie.0",
+        ]);
         command.arg("-chardev").arg(format!(
             "socket,id=control,path={},server=on,wait=off",
             socket.display()
@@ -223,6 +226,7 @@ impl Guest {
 pub fn shell(lab: &Lab) -> Result<()> {
     let line = format!("{KERNEL_LINE} loglevel=4 lab.shell=1");
     let mut command = qemu(lab, Choice::Stable, &line)?;
+    command.args(Machine::PLAIN.size_arguments());
     command.args(["-serial", "mon:stdio"]);
     command.stdin(Stdio::inherit());
     let mut qemu = Owned::spawn(&mut command, "QEMU")?;
@@ -255,12 +259,6 @@ fn qemu(lab: &Lab, choice: Choice, kernel_line: &str) -> Result<Command> {
         "tcg,thread=multi",
         "-cpu",
         "max",
-    ]);
-    command.args([
-        "-smp",
-        &PROCESSORS.to_string(),
-        "-m",
-        &MEMORY_MIB.to_string(),
     ]);
     command.arg("-kernel").arg(&boot.kernel);
     command.arg("-initrd").arg(&boot.initramfs);

@@ -48,7 +48,17 @@ pub struct Machine {
     pub drives: &'static [Drive],
     /// Programs.
     pub programs: &'static [Program],
+    /// How many NUMA nodes it has, each with two processors and its share of memory and drives;
+    /// 0 for a machine without NUMA.
+    pub numa_nodes: u32,
 }
+
+/// How far NUMA nodes are from each other, as the firmware tells; 10 is local.
+pub(crate) const NUMA_DISTANCE: u32 = 21;
+
+/// Processors of a NUMA node, and of a machine without.
+const PROCESSORS: u32 = 2;
+const MEMORY_MIB: u32 = 1024;
 
 impl Machine {
     /// Nothing beside the usual.
@@ -56,6 +66,7 @@ impl Machine {
         kernel: Choice::Stable,
         drives: &[],
         programs: &[],
+        numa_nodes: 0,
     };
 
     pub(crate) fn kernel_line(&self) -> &'static str {
@@ -67,6 +78,33 @@ impl Machine {
         }
     }
 
+    /// Processors and memory, for QEMU's command line.
+    pub(crate) fn size_arguments(&self) -> Vec<String> {
+        let nodes = self.numa_nodes;
+        // A socket a node: the kernel warns of caches that are shared across nodes.
+        let sockets = nodes.max(1);
+        let processors = PROCESSORS * sockets;
+        let shape = format!("{processors},sockets={sockets},cores={PROCESSORS},threads=1");
+        let mut words = vec!["-smp".into(), shape];
+        words.extend(["-m".into(), MEMORY_MIB.to_string()]);
+        for node in 0..nodes {
+            let (first, last) = (PROCESSORS * node, PROCESSORS * (node + 1) - 1);
+            let mib = MEMORY_MIB / nodes;
+            words.extend([
+                "-object".into(),
+                format!("memory-backend-ram,id=memory-{node},size={mib}M"),
+                "-numa".into(),
+                format!("node,nodeid={node},cpus={first}-{last},memdev=memory-{node}"),
+            ]);
+        }
+        let pairs = (0..nodes).flat_map(|from| (0..nodes).map(move |to| (from, to)));
+        for (from, to) in pairs.filter(|(from, to)| from != to) {
+            let distance = format!("dist,src={from},dst={to},val={NUMA_DISTANCE}");
+            words.extend(["-numa".into(), distance]);
+        }
+        words
+    }
+
     /// Adds the devices to QEMU's command line; their files go into `dir`.
     pub(crate) fn add_to(&self, command: &mut Command, dir: &Path) -> Result<()> {
         if !self.drives.is_empty() {
@@ -76,11 +114,19 @@ impl Machine {
             command.arg("-qmp");
             command.arg(format!("unix:{},server=on,wait=off", socket.display()));
         }
+        for node in 0..self.numa_nodes {
+            // A root of its own, whose firmware entry names the node. Buses of a root go on from its own.
+            let bus = 64 * (node + 1);
+            let root = format!("pxb-pcie,id=root-{node},bus=pcie.0,bus_nr={bus},numa_node={node}");
+            command.args(["-device", &root]);
+        }
         for (index, drive) in self.drives.iter().enumerate() {
+            let node = u32::try_from(index).ok();
+            let node = node.and_then(|index| index.checked_rem(self.numa_nodes));
             let path = dir.join(format!("{}.img", drive.id));
             let file = File::create(&path).and_then(|file| file.set_len(drive.size_mib << 20));
             file.doing(|| format!("make {}", path.display()))?;
-            command.args(drive_arguments(drive, index, &path));
+            command.args(drive_arguments(drive, index, node, &path));
         }
         if !self.programs.is_empty() {
             let path = dir.join("programs");
@@ -89,23 +135,29 @@ impl Machine {
                 "file={},if=none,format=raw,id=programs,readonly=on",
                 path.display()
             );
-            command.args(["-drive", &file, "-device", "virtio-blk-pci,drive=programs"]);
+            command.args([
+                "-drive",
+                &file,
+                "-device",
+                "virtio-blk-pci,drive=programs,bus=pcie.0",
+            ]);
         }
         Ok(())
     }
 }
 
-fn drive_arguments(drive: &Drive, index: usize, path: &Path) -> [String; 6] {
+fn drive_arguments(drive: &Drive, index: usize, node: Option<u32>, path: &Path) -> [String; 6] {
     let (id, slot) = (drive.id, index + 1);
     let memory = match drive.cmb_mib {
         0 => String::new(),
         mib => format!(",cmb_size_mb={mib}"),
     };
+    let root = node.map_or_else(String::new, |node| format!(",bus=root-{node}"));
     [
         "-drive".into(),
         format!("file={},if=none,format=raw,id=blocks-{id}", path.display()),
         "-device".into(),
-        format!("pcie-root-port,id=slot-{id},chassis={slot},slot={slot}"),
+        format!("pcie-root-port,id=slot-{id},chassis={slot},slot={slot}{root}"),
         "-device".into(),
         format!("nvme,id={id},serial={id},drive=blocks-{id},bus=slot-{id}{memory}"),
     ]
@@ -163,7 +215,7 @@ mod tests {
             size_mib: 64,
             cmb_mib: 32,
         };
-        let words = drive_arguments(&drive, 0, Path::new("/x/one.img")).join(" ");
+        let words = drive_arguments(&drive, 0, None, Path::new("/x/one.img")).join(" ");
         for part in [
             "file=/x/one.img",
             "bus=slot-one",
@@ -177,11 +229,32 @@ mod tests {
             cmb_mib: 0,
             ..drive
         };
-        let words = drive_arguments(&bare, 1, Path::new("/x")).join(" ");
+        let words = drive_arguments(&bare, 1, Some(1), Path::new("/x")).join(" ");
         assert!(
-            !words.contains("cmb") && words.contains("slot=2"),
+            !words.contains("cmb") && words.contains("slot=2,bus=root-1"),
             "{words}"
         );
+    }
+
+    #[test]
+    fn the_nodes_of_a_machine_share_its_memory() {
+        assert_eq!(
+            Machine::PLAIN.size_arguments(),
+            ["-smp", "2,sockets=1,cores=2,threads=1", "-m", "1024"].map(str::to_owned)
+        );
+        let two = Machine {
+            numa_nodes: 2,
+            ..Machine::PLAIN
+        };
+        let words = two.size_arguments().join(" ");
+        for part in [
+            "-smp 4,sockets=2,cores=2,",
+            "memory-backend-ram,id=memory-1,size=512M",
+            "nodeid=1,cpus=2-3,memdev=memory-1",
+            "dist,src=1,dst=0,val=21",
+        ] {
+            assert!(words.contains(part), "{part} in {words}");
+        }
     }
 
     #[test]

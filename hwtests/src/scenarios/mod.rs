@@ -11,6 +11,7 @@ mod events;
 mod files;
 mod identify;
 mod lab;
+mod numa;
 mod orchestrator;
 
 use crate::bench::Bench;
@@ -153,6 +154,7 @@ pub const ALL: &[Scenario] = &[
             kernel: Choice::Stable,
             drives: drive::DRIVES,
             programs: drive::PROGRAMS,
+            ..Machine::PLAIN
         },
         namespaces: &[],
         steps: drive::stable,
@@ -164,9 +166,22 @@ pub const ALL: &[Scenario] = &[
             kernel: Choice::Stable,
             drives: drive_node::DRIVES,
             programs: drive_node::PROGRAMS,
+            ..Machine::PLAIN
         },
         namespaces: &[],
         steps: drive_node::steps,
+    },
+    Scenario {
+        name: "numa",
+        about: "two NUMA nodes with a drive on each: reactors and memory where they belong",
+        machine: Machine {
+            kernel: Choice::Stable,
+            drives: numa::DRIVES,
+            programs: numa::PROGRAMS,
+            numa_nodes: 2,
+        },
+        namespaces: &[],
+        steps: numa::steps,
     },
     Scenario {
         name: "drive-newest",
@@ -175,6 +190,7 @@ pub const ALL: &[Scenario] = &[
             kernel: Choice::Newest,
             drives: drive::DRIVES,
             programs: drive::PROGRAMS,
+            ..Machine::PLAIN
         },
         namespaces: &[],
         steps: drive::newest,
