@@ -6,7 +6,8 @@
 //! - [`Residence`] is the kernel's own account of which node each page of this process lies on.
 //!
 //! Only control threads come here: hwloc takes milliseconds and reads half of sysfs, and the account
-//! makes the kernel walk the page tables. A reactor does neither.
+//! makes the kernel walk the page tables. A reactor does neither, which is why this is a crate of its
+//! own and no part of `reactor`.
 #![forbid(unsafe_code)]
 
 mod machine;
