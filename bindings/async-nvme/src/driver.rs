@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use penstock_nvme::log::HealthLog;
+use penstock_nvme::log::{ErrorEntry, HealthLog};
 use penstock_units::Nsid;
 
 use crate::cmb::{CmbAbilities, ControllerMemoryPool};
@@ -43,6 +43,12 @@ pub trait Driver: Send {
     /// # Errors
     /// [`ControllerError`].
     fn health(&mut self) -> Result<HealthLog, ControllerError>;
+
+    /// The drive's error log, the newest entry first (Base 2.1, 5.1.12.1.2).
+    ///
+    /// # Errors
+    /// [`ControllerError`].
+    fn error_log(&mut self) -> Result<Vec<ErrorEntry>, ControllerError>;
 
     /// A round of keeping the controller: events, late commands, resets. The next thing to tell.
     fn service(&mut self) -> Option<Notice>;
@@ -296,6 +302,10 @@ impl Driver for Controller {
 
     fn health(&mut self) -> Result<HealthLog, ControllerError> {
         Controller::health(self)
+    }
+
+    fn error_log(&mut self) -> Result<Vec<ErrorEntry>, ControllerError> {
+        Controller::error_log(self)
     }
 
     fn service(&mut self) -> Option<Notice> {

@@ -406,6 +406,26 @@ fn the_drives_health_is_read() {
 }
 
 #[test]
+fn the_drives_error_log_is_read_when_commands_fail() {
+    let rig = plain();
+    let entries = || rig.drive.kept().stats().error_log_entries();
+    wait_until("its health", || rig.drive.kept().health().is_some());
+    // What it holds by now is from before.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(entries(), 0);
+    rig.soft.set_media_fault(1, 5, Some(MediaFault::Read));
+    let device = Arc::clone(&rig.device);
+    on_reactor(move || async move {
+        let bytes = open(&device);
+        for _ in 0..100 {
+            assert_eq!(bytes.read(5, 1).await, Err(BlockError::ReadMedia));
+        }
+    });
+    // More than the log holds: they are counted all the same.
+    wait_until("all entries", || entries() == 100);
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_the_remedy() {
     let rig = plain();
     let Err(error) = rig.drive.open(nsid(9)) else {

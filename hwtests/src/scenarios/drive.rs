@@ -36,12 +36,14 @@ pub(super) const SLOT_LIMIT: Duration = Duration::from_secs(20);
 pub(super) const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
 
 /// Steps of `penstock-device check --write` that every such machine passes.
-const PASSED: [&str; 12] = [
+const PASSED: [&str; 14] = [
     "open",
     "registers",
     "interrupts",
     "dma",
     "controller",
+    "health",
+    "error log",
     "controller memory",
     "queue pair",
     "data",

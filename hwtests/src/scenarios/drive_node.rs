@@ -56,7 +56,7 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
     // A reactor that polls while a command is under way, as one always is here, takes all there is.
     check(told_ms < polled_ms / 2, || {
         format!(
-            "with interrupts the node used {told_ms} ms of CPU time in {SLOW_S} s of waiting for a \
+            "with interrupts the reactor used {told_ms} ms of CPU time in {SLOW_S} s of waiting for a \
              slow drive, without them {polled_ms} ms"
         )
     })?;
@@ -128,8 +128,8 @@ fn memory_was_used(guest: &mut Guest, with: &str, without: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts a node and reads from a drive that is slow for a while. CPU time that the node used then, in
-/// milliseconds. With `interrupts` the node and the host stay as they are, else both leave.
+/// Starts a node and reads from a drive that is slow for a while. CPU time that its reactor used then,
+/// in milliseconds. With `interrupts` the node and the host stay as they are, else both leave.
 fn slow_drive(bench: &mut Bench, addresses: &[&str], interrupts: bool) -> Result<u64> {
     start_node(&mut bench.guest, addresses, interrupts)?;
     bench.guest.run(&format!(
@@ -148,7 +148,7 @@ fn slow_drive(bench: &mut Bench, addresses: &[&str], interrupts: bool) -> Result
     let used = cpu_ms(guest)? - before;
     guest.throttle(TWO, 0)?;
     guest.note(&format!(
-        "interrupts {interrupts}: the node used {used} ms of CPU time in {SLOW_S} s"
+        "interrupts {interrupts}: the reactor used {used} ms of CPU time in {SLOW_S} s"
     ));
     if !interrupts {
         guest.run("nvme disconnect-all")?;
@@ -157,15 +157,16 @@ fn slow_drive(bench: &mut Bench, addresses: &[&str], interrupts: bool) -> Result
     Ok(used)
 }
 
-/// CPU time that the node has used, in milliseconds (proc(5): utime and stime in 1/100 s).
+/// CPU time that the node's reactors have used, in milliseconds (proc(5): utime and stime in 1/100 s).
 fn cpu_ms(guest: &mut Guest) -> Result<u64> {
-    let text = guest.run("cut -d' ' -f14,15 /proc/$(cat /tmp/node.pid)/stat")?;
-    let ticks: Vec<u64> = text
-        .split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect();
-    match ticks[..] {
-        [user, system] => Ok((user + system) * 10),
+    let text = guest.run(
+        "for task in /proc/$(cat /tmp/node.pid)/task/*; do \
+         case $(cat $task/comm) in reactor*) cut -d' ' -f14,15 $task/stat ;; esac; done",
+    )?;
+    let ticks = text.split_whitespace().map(str::parse::<u64>);
+    let ticks: std::result::Result<Vec<u64>, _> = ticks.collect();
+    match ticks {
+        Ok(ticks) if !ticks.is_empty() => Ok(ticks.iter().sum::<u64>() * 10),
         _ => Err(LabError::Check(format!("no times in {text}"))),
     }
 }

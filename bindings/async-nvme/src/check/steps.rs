@@ -33,6 +33,8 @@ pub(super) fn all(address: &PciAddress, options: &CheckOptions, steps: &mut Step
     else {
         return;
     };
+    steps.tell("health", health(&mut controller));
+    steps.tell("error log", error_log(&mut controller));
     let layout = controller.controller_memory_layout();
     let mapped = steps.take(
         "controller memory",
@@ -169,6 +171,36 @@ fn start(
         namespace.block_size.is_some() && bytes >= 4 * PAYLOAD_BYTES as u64
     };
     Ok(((controller, namespaces.into_iter().find(usable)), said))
+}
+
+/// A drive whose health is bad can still be tried out: what it says is for people to judge.
+fn health(controller: &mut Controller) -> Result<String, Stop> {
+    let log = controller.health()?;
+    let celsius = i32::from(log.temperature.get()) - 273;
+    let warnings = match log.critical_warning {
+        0 => "no critical warning".to_owned(),
+        bits => format!("CRITICAL WARNINGS {bits:#04x}"),
+    };
+    Ok(format!(
+        "{warnings}, {celsius} °C, {} % used, {} % spare (least {} %), {} media errors, {} entries in \
+         the error log, {} power cycles, {} unsafe shutdowns",
+        log.percentage_used,
+        log.available_spare,
+        log.spare_threshold,
+        log.media_errors.get(),
+        log.error_entries.get(),
+        log.power_cycles.get(),
+        log.unsafe_shutdowns.get()
+    ))
+}
+
+fn error_log(controller: &mut Controller) -> Result<String, Stop> {
+    let entries = controller.error_log()?;
+    let Some(newest) = entries.first() else {
+        return Ok("empty".to_owned());
+    };
+    let told = entries.len();
+    Ok(format!("{told} entries, the newest: {}", newest.told()))
 }
 
 /// Exports all of the memory in use as a dma-buf.

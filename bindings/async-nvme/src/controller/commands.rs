@@ -5,8 +5,8 @@ use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::identify::{
     Cns, IdentifyController, IdentifyNamespace, IdentifyNvmController, NamespaceList,
 };
-use penstock_nvme::log::{HealthLog, LogPage};
-use penstock_nvme::{Cqe, FromBytes, Sqe};
+use penstock_nvme::log::{ErrorEntry, HealthLog, LogPage};
+use penstock_nvme::{Cqe, FromBytes, FromZeros, IntoBytes, Sqe};
 use penstock_units::Nsid;
 
 use super::error::ControllerError;
@@ -113,6 +113,18 @@ pub(crate) trait Admin {
         HealthLog::read_from_bytes(&data).map_err(|_| nonsense(command))
     }
 
+    /// The drive's error log, the newest entry first, 64 entries at most (Base 2.1, 5.1.12.1.2).
+    fn error_log(&mut self, entries_max: u16) -> Result<Vec<ErrorEntry>, ControllerError> {
+        let count = usize::from(entries_max).clamp(1, DATA_BYTES / size_of::<ErrorEntry>());
+        let mut entries = vec![ErrorEntry::new_zeroed(); count];
+        let command = "Get Log Page (Error Information)";
+        self.log_page(command, LogPage::Error, entries.as_mut_bytes())?;
+        entries.retain(|entry| entry.error_count.get() != 0);
+        // That is their order; a drive that keeps to none is believed its numbers.
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.error_count.get()));
+        Ok(entries)
+    }
+
     fn log_page(
         &mut self,
         command: &'static str,
@@ -133,7 +145,7 @@ pub(crate) trait Admin {
         let len = match page {
             LogPage::ChangedNamespaces => DATA_BYTES,
             LogPage::Health | LogPage::FirmwareSlot => 512,
-            LogPage::Error => 64,
+            LogPage::Error => size_of::<ErrorEntry>(),
             _ => return Ok(()),
         };
         match self.log_page("Get Log Page", page, &mut data[..len]) {

@@ -36,6 +36,8 @@ pub struct Identity {
     pub event_requests_max: u8,
     /// Events it can send (OAES).
     pub events: u32,
+    /// Entries of its error log, counted from one (ELPE).
+    pub error_entries_max: u16,
     /// Commands it aborts at once, counted from one.
     pub aborts_max: u16,
     /// How long a shutdown may take in microseconds; 0 where it does not say (RTD3E).
@@ -71,6 +73,7 @@ impl Identity {
             namespaces_max: data.nn.get(),
             event_requests_max: data.aerl.saturating_add(1),
             events: data.oaes.get(),
+            error_entries_max: u16::from(data.elpe) + 1,
             aborts_max: u16::from(data.acl) + 1,
             shutdown_us: data.rtd3e.get(),
         }

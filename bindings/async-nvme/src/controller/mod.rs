@@ -19,7 +19,7 @@ use penstock_nvme::command::{Abort, SetFeatures};
 use penstock_nvme::event::AsyncEvent;
 use penstock_nvme::feature::FeatureId;
 use penstock_nvme::identify::IdentifyController;
-use penstock_nvme::log::HealthLog;
+use penstock_nvme::log::{ErrorEntry, HealthLog};
 use penstock_nvme::pcie::{
     Aqa, CreateQueue, OFFSET_ACQ, OFFSET_AQA, OFFSET_ASQ, cq_doorbell, delete_completion_queue,
     delete_submission_queue, doorbell_buffer_config, format_nvm, sq_doorbell,
@@ -329,6 +329,14 @@ impl Controller {
     /// [`ControllerError`].
     pub fn health(&mut self) -> Result<HealthLog, ControllerError> {
         self.admin.health()
+    }
+
+    /// The drive's error log, the newest entry first, 64 entries at most (Base 2.1, 5.1.12.1.2).
+    ///
+    /// # Errors
+    /// [`ControllerError`].
+    pub fn error_log(&mut self) -> Result<Vec<ErrorEntry>, ControllerError> {
+        self.admin.error_log(self.identity.error_entries_max)
     }
 
     /// Makes an I/O queue pair; to be opened on the thread that will use it.

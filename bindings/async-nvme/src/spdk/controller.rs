@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_nvme::event::AsyncEvent;
-use penstock_nvme::log::HealthLog;
+use penstock_nvme::log::{ErrorEntry, HealthLog};
 use penstock_nvme::register::Cap;
 use penstock_nvme::{Cqe, IntoBytes, Sqe};
 use penstock_spdk_sys as sys;
@@ -459,6 +459,11 @@ impl Driver for SpdkController {
 
     fn health(&mut self) -> Result<HealthLog, ControllerError> {
         Admin::health(self)
+    }
+
+    fn error_log(&mut self) -> Result<Vec<ErrorEntry>, ControllerError> {
+        let entries_max = self.identity.error_entries_max;
+        Admin::error_log(self, entries_max)
     }
 
     fn service(&mut self) -> Option<Notice> {

@@ -1,4 +1,4 @@
-use penstock_async_nvme::soft::{ControllerFaults, Fault, SoftConfig};
+use penstock_async_nvme::soft::{ControllerFaults, Fault, MediaFault, SoftConfig};
 use penstock_async_nvme::{ControllerConfig, IoError, IoQueue, Notice};
 use penstock_buffer::Payload;
 use penstock_nvme::event::AsyncEvent;
@@ -219,4 +219,32 @@ fn a_queue_pair_closed_before_a_reset_does_not_spoil_the_shutdown() {
     drop(IoQueue::<Payload>::open(parts).unwrap());
     rig.controller.reset().unwrap();
     rig.controller.shut_down().unwrap();
+}
+
+#[test]
+fn the_error_log_tells_which_command_failed_and_how() {
+    let mut rig = rig();
+    let before = rig.controller.error_log().unwrap().len();
+    rig.soft.set_media_fault(1, 77, Some(MediaFault::Read));
+    let (queue, ns) = (rig.queue.clone(), rig.namespace.clone());
+    for _ in 0..2 {
+        let memory = Payload::from(rig.lease(4096));
+        let (result, _) = rig.wait(queue.read(&ns, Lba(72), 8, memory));
+        assert!(result.is_err());
+    }
+    let log = rig.controller.error_log().unwrap();
+    assert_eq!(log.len(), before + 2);
+    assert_eq!(
+        log[0].error_count.get(),
+        log[1].error_count.get() + 1,
+        "the newest first"
+    );
+    let told = log[0].told().to_string();
+    for part in [
+        "Unrecovered Read Error",
+        "command of queue 1 with opcode 0x02",
+        "namespace 1, block 72",
+    ] {
+        assert!(told.contains(part), "no {part} in: {told}");
+    }
 }

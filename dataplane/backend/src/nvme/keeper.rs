@@ -10,11 +10,12 @@ use penstock_async_nvme::{
 };
 use penstock_nvme::Status;
 use penstock_nvme::event::AsyncEvent;
-use penstock_nvme::log::HealthLog;
+use penstock_nvme::log::{ErrorEntry, HealthLog, LogPage};
 use penstock_reactor::ReactorHandle;
 use penstock_units::Nsid;
 
 use super::drive::Held;
+use super::errors::ErrorWatch;
 use super::stats::DriveStats;
 
 /// How often the keeper looks.
@@ -72,6 +73,8 @@ pub struct Kept {
     health: Mutex<Option<DriveHealth>>,
     stop: AtomicBool,
     gone: AtomicBool,
+    /// The drive told of an error that is in its log.
+    error_event: AtomicBool,
     stats: DriveStats,
 }
 
@@ -96,6 +99,7 @@ impl Kept {
             health: Mutex::default(),
             stop: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            error_event: AtomicBool::new(false),
             stats: DriveStats::default(),
         }
     }
@@ -211,6 +215,19 @@ impl Kept {
         } else {
             self.read_health();
         }
+        if event.log_page == u8::from(LogPage::Error) {
+            self.error_event.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether the drive told of an error since the last call.
+    pub(super) fn take_error_event(&self) -> bool {
+        self.error_event.swap(false, Ordering::AcqRel)
+    }
+
+    /// The drive's error log, the newest entry first.
+    pub(super) fn error_log(&self) -> Result<Vec<ErrorEntry>, ControllerError> {
+        self.with_controller(|controller| controller.error_log())
     }
 
     fn look_at_namespaces(&self) {
@@ -285,12 +302,14 @@ impl Keeper {
 
 fn run(kept: &Kept) {
     let mut health_at = Instant::now();
+    let mut errors = ErrorWatch::default();
     while !kept.stop.load(Ordering::Acquire) && !kept.is_gone() {
         kept.round();
         if Instant::now() >= health_at {
             kept.read_health();
             health_at = Instant::now() + HEALTH_EVERY;
         }
+        errors.look(kept);
         std::thread::park_timeout(ROUND);
     }
 }

@@ -10,6 +10,7 @@
 //! write may lie in the drive's own memory instead, where the drive and the configuration have it so.
 
 mod drive;
+mod errors;
 mod keeper;
 mod own;
 mod queue;

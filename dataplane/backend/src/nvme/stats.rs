@@ -107,6 +107,7 @@ pub struct DriveStats {
     pub(super) events: Counter,
     pub(super) copies: Counter,
     pub(super) own_bytes: Counter,
+    pub(super) error_log_entries: Counter,
 }
 
 impl DriveStats {
@@ -151,6 +152,18 @@ impl DriveStats {
     #[must_use]
     pub fn own_bytes(&self) -> u64 {
         self.own_bytes.get()
+    }
+
+    /// Entries that its error log has got since it is in use.
+    #[must_use]
+    pub fn error_log_entries(&self) -> u64 {
+        self.error_log_entries.get()
+    }
+
+    /// Requests of all kinds that failed.
+    pub(super) fn failures(&self) -> u64 {
+        let kinds = [&self.read, &self.write, &self.other];
+        kinds.iter().map(|kind| kind.errors.get()).sum()
     }
 
     /// Requests whose payload had to be copied, because the drive does not reach it as it lay.

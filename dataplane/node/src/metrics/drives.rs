@@ -39,6 +39,11 @@ pub(super) fn of_drive(families: &mut Families, drive: &NvmeDrive) {
             stats.events(),
         ),
         (
+            "penstock_drive_error_log_entries_total",
+            "Entries that the drive's own error log has got while in use here.",
+            stats.error_log_entries(),
+        ),
+        (
             "penstock_drive_copies_total",
             "Requests whose payload was copied, as the drive does not reach it where it lay.",
             stats.copies(),
@@ -173,6 +178,7 @@ mod tests {
             "penstock_drive_up{drive=\"0000:01:00.0\"} 1\n",
             "penstock_drive_memory_bytes{drive=\"0000:01:00.0\",for=\"payload\"} 0\n",
             "penstock_drive_errors_total{drive=\"0000:01:00.0\",command=\"read\"} 0\n",
+            "penstock_drive_error_log_entries_total{drive=\"0000:01:00.0\"} 0\n",
             "penstock_drive_latency_seconds_count{drive=\"0000:01:00.0\",command=\"write\"} 0\n",
         ] {
             assert!(page().contains(line), "{}", page());

@@ -1,7 +1,10 @@
 //! Error Information, SMART and Firmware Slot log pages (Base 2.1, 5.1.12.1.2 to 5.1.12.1.4).
 
+use std::fmt;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::status::Status;
 use crate::wire::{Le16, Le32, Le64, Le128};
 
 /// Error Information log entry (Base 2.1, 5.1.12.1.2).
@@ -44,6 +47,45 @@ pub struct ErrorEntry {
 layout!(ErrorEntry, 64, error_count @ 0, sqid @ 8, cid @ 10, status @ 12, parameter_location @ 14,
     lba @ 16, nsid @ 24, vendor_log @ 28, trtype @ 29, csi @ 30, opcode @ 31,
     command_specific @ 32, transport_specific @ 40, version @ 63);
+
+impl ErrorEntry {
+    /// Its status, without the phase tag.
+    pub fn status(&self) -> Status {
+        Status::from_wire(self.status.get())
+    }
+
+    /// The entry in words.
+    pub fn told(&self) -> impl fmt::Display + '_ {
+        Told(self)
+    }
+}
+
+/// Of a field: there is none.
+const NONE: u16 = u16::MAX;
+
+struct Told<'a>(&'a ErrorEntry);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entry = self.0;
+        write!(f, "error {}: {}", entry.error_count.get(), entry.status())?;
+        match entry.sqid.get() {
+            NONE => write!(f, ", of no command")?,
+            0 => write!(f, ", admin command")?,
+            queue => write!(f, ", command of queue {queue}")?,
+        }
+        if entry.version > 0 && entry.sqid.get() != NONE {
+            write!(f, " with opcode {:#04x}", entry.opcode)?;
+        }
+        if entry.cid.get() != NONE {
+            write!(f, ", identifier {}", entry.cid.get())?;
+        }
+        match entry.nsid.get() {
+            0 | u32::MAX => Ok(()),
+            nsid => write!(f, ", namespace {nsid}, block {}", entry.lba.get()),
+        }
+    }
+}
 
 /// SMART / Health Information log page (Base 2.1, 5.1.12.1.3).
 #[derive(
