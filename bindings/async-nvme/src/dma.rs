@@ -15,9 +15,27 @@ const REGIONS_MAX: usize = 256;
 /// Why memory could not be made reachable.
 #[derive(Debug, thiserror::Error)]
 pub enum DmaError {
+    /// More locked memory than this process may have.
+    #[error(
+        "cannot map {len_bytes} bytes for the device: this process may lock {limit_bytes} bytes of memory (RLIMIT_MEMLOCK), too few with what it has locked already; raise the limit to hold all payload and queue memory (`ulimit -l`, LimitMEMLOCK= in the systemd unit) or give the process CAP_IPC_LOCK"
+    )]
+    LockedMemory {
+        /// Bytes to be mapped.
+        len_bytes: usize,
+        /// RLIMIT_MEMLOCK.
+        limit_bytes: u64,
+    },
+    /// The kernel has no more mappings for one container.
+    #[error(
+        "cannot map {len_bytes} bytes for the device: the kernel's limit on mappings is reached; raise it (modprobe vfio_iommu_type1 dma_entry_limit=...) or use fewer, larger pools"
+    )]
+    TooManyMappings {
+        /// Bytes to be mapped.
+        len_bytes: usize,
+    },
     /// The kernel refused to pin and map it.
     #[error(
-        "cannot map {len_bytes} bytes for the device: {source}; RLIMIT_MEMLOCK must cover all payload memory (`ulimit -l`, LimitMEMLOCK= in the systemd unit)"
+        "cannot map {len_bytes} bytes for the device: {source}; the kernel's log (dmesg) may say why"
     )]
     Map {
         /// Bytes to be mapped.
@@ -59,7 +77,8 @@ pub trait Mapper: Send + Sync {
     /// mapped in this process so long, and be no memory whose change under Rust's feet is unsound.
     ///
     /// # Errors
-    /// [`DmaError::Map`], [`DmaError::NoAddresses`].
+    /// [`DmaError::LockedMemory`], [`DmaError::TooManyMappings`], [`DmaError::Map`],
+    /// [`DmaError::NoAddresses`].
     unsafe fn map(&self, start: NonNull<u8>, len: usize) -> Result<u64, DmaError>;
 
     /// Takes a mapping back. The device reaches the memory no more when this returns.

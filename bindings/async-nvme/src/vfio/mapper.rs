@@ -26,6 +26,30 @@ pub(super) trait AddressSpace: Send + Sync {
     fn unmap(&self, device_address: u64, len: u64) -> io::Result<()>;
 }
 
+/// Why the kernel did not map `len_bytes`, as this process may lock `limit_bytes` of memory. Both ways
+/// to the IOMMU say ENOMEM where the limit is reached, type 1 ENOSPC where it has no more mappings.
+fn refusal(len_bytes: usize, source: io::Error, limit_bytes: Option<u64>) -> DmaError {
+    match (source.raw_os_error(), limit_bytes) {
+        (Some(libc::ENOMEM), Some(limit_bytes)) => DmaError::LockedMemory {
+            len_bytes,
+            limit_bytes,
+        },
+        (Some(libc::ENOSPC), _) => DmaError::TooManyMappings { len_bytes },
+        _ => DmaError::Map { len_bytes, source },
+    }
+}
+
+/// RLIMIT_MEMLOCK of this process; `None` where there is none.
+fn locked_memory_limit() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a valid place for the answer.
+    let rc = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    (rc == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
 struct State {
     addresses: Addresses,
     /// Lengths of the mappings, by device address.
@@ -100,7 +124,7 @@ impl<S: AddressSpace> Mapper for IommuMapper<S> {
         // SAFETY: the caller's promise is the same.
         if let Err(err) = unsafe { self.space.map(start, size, at) } {
             state.addresses.give_back(at, size);
-            return Err(refused(err));
+            return Err(refusal(len, err, locked_memory_limit()));
         }
         state.mapped.insert(at, size);
         Ok(at)
@@ -234,14 +258,32 @@ mod tests {
 
     #[test]
     fn too_little_locked_memory_names_the_limit() {
+        let errno = io::Error::from_raw_os_error;
+        let said = refusal(1 << 20, errno(libc::ENOMEM), Some(65_536)).to_string();
+        for part in ["1048576 bytes", "may lock 65536 bytes", "LimitMEMLOCK="] {
+            assert!(said.contains(part), "no {part} in: {said}");
+        }
+        // Without a limit the machine itself is out of memory.
+        let err = refusal(4096, errno(libc::ENOMEM), None);
+        assert!(matches!(err, DmaError::Map { .. }), "{err}");
+        let err = refusal(4096, errno(libc::ENOSPC), Some(65_536));
+        assert!(err.to_string().contains("dma_entry_limit"), "{err}");
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_leaves_nothing_behind() {
         let fake = Fake {
             full: true,
             ..Fake::default()
         };
         let mapper = IommuMapper::new(fake.clone()).unwrap();
+        let limit = locked_memory_limit();
         let err = map(&mapper, 0x7f00_0000_1000, 0x1000).unwrap_err();
-        assert!(err.to_string().contains("RLIMIT_MEMLOCK"), "{err}");
-        // Nothing is left behind to be unmapped.
+        match err {
+            DmaError::LockedMemory { limit_bytes, .. } => assert_eq!(Some(limit_bytes), limit),
+            DmaError::Map { .. } => assert_eq!(limit, None),
+            other => panic!("{other}"),
+        }
         drop(mapper);
         assert!(fake.said().is_empty());
     }
