@@ -32,6 +32,8 @@ pub struct PoolConfig {
     /// Whether to try hugepages first. Without any, normal pages serve, transparent hugepages where
     /// the kernel has them.
     pub hugepages: bool,
+    /// Whether to have hugepages or no pool; counts with `hugepages` only.
+    pub hugepages_required: bool,
     /// Whether to lock the memory (`mlock`); all of it is resident from the start then.
     pub lock: bool,
     /// The NUMA node to take pages from while it has any; `None` leaves it to the kernel.
@@ -45,6 +47,7 @@ impl Default for PoolConfig {
             size_bytes: 64 << 20,
             lease_max_bytes: 1 << 20,
             hugepages: true,
+            hugepages_required: false,
             lock: false,
             numa_node: None,
         }
@@ -63,6 +66,14 @@ pub enum PoolError {
         size_bytes: usize,
         /// What the kernel said.
         source: std::io::Error,
+    },
+    /// Hugepages were demanded, and too few are free.
+    #[error(
+        "cannot have {size_bytes} bytes of hugepages: {} pages of 2 MiB must be free, and HugePages_Free in /proc/meminfo tells how many are; reserve more (sysctl vm.nr_hugepages, or hugepages= on the kernel's command line) or do not demand them (hugepages_required)", .size_bytes / HUGE_PAGE_BYTES
+    )]
+    Hugepages {
+        /// What was asked for.
+        size_bytes: usize,
     },
     /// The kernel refused to lock the memory.
     #[error("cannot lock {size_bytes} bytes of the buffer pool: {source}; RLIMIT_MEMLOCK is {}: raise it (`ulimit -l`, LimitMEMLOCK= in the systemd unit) or do not ask for locked memory", limit(*.limit_bytes))]
@@ -178,7 +189,15 @@ impl Pool {
     pub fn new(config: &PoolConfig) -> Result<Pool, PoolError> {
         let (size, order_max) = shape(config)?;
         let blocks = u32::try_from(size / BLOCK_BYTES).map_err(|_| config_error(config))?;
+        let required = config.hugepages && config.hugepages_required;
+        let too_few = || PoolError::Hugepages { size_bytes: size };
+        if required && !mapping::hugepages_available(size) {
+            return Err(too_few());
+        }
         let (mapping, hugepages) = map(size, config.hugepages)?;
+        if required && !hugepages {
+            return Err(too_few());
+        }
         if let Some(node) = config.numa_node {
             mapping
                 .prefer_node(0, size, node)

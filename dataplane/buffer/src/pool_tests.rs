@@ -429,3 +429,21 @@ fn memory_of_others_is_leased_as_far_as_whole_longest_leases_go() {
     assert!(matches!(over(0, 4096), Err(PoolError::Config { .. })));
     assert!(matches!(over(8192, 5000), Err(PoolError::Config { .. })));
 }
+
+#[test]
+fn hugepages_that_are_demanded_are_had_or_refused_with_the_sysctl() {
+    // More than any machine has reserved; only addresses are taken for it.
+    let demand = PoolConfig {
+        size_bytes: 4 << 40,
+        hugepages_required: true,
+        ..PoolConfig::default()
+    };
+    let Err(error) = Pool::new(&demand) else {
+        panic!("4 TiB of hugepages were had");
+    };
+    let said = error.to_string();
+    assert!(
+        said.contains("2097152 pages of 2 MiB") && said.contains("sysctl vm.nr_hugepages"),
+        "{said}"
+    );
+}

@@ -334,6 +334,7 @@ fn start_one(
         size_bytes: settings.buffer_pool_size_bytes,
         lease_max_bytes: usize::try_from(tcp.mdts_bytes).unwrap_or(usize::MAX),
         hugepages: settings.hugepages,
+        hugepages_required: settings.hugepages_required,
         lock: settings.lock_memory,
         numa_node,
     };

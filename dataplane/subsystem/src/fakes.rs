@@ -118,6 +118,7 @@ pub fn pool() -> Pool {
         size_bytes: 8 << 20,
         lease_max_bytes: 1 << 20,
         hugepages: false,
+        hugepages_required: false,
         lock: false,
         numa_node: None,
     })

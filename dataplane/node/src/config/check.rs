@@ -349,7 +349,8 @@ impl Checker<'_> {
             ),
             buffer_pool_size_bytes: usize::try_from(pool).unwrap_or(usize::MAX),
             hugepages: yes_unless_told(&given.hugepages),
-            lock_memory: given.lock_memory.as_ref().is_some_and(|yes| *yes.get_ref()),
+            hugepages_required: told(&given.hugepages_required),
+            lock_memory: told(&given.lock_memory),
             stall_threshold_ms: self.number(
                 "reactors.stall_threshold_ms",
                 &given.stall_threshold_ms,
@@ -360,7 +361,44 @@ impl Checker<'_> {
         self.power_of_two("reactors.ring_entries", &given.ring_entries);
         self.power_of_two("reactors.receive_buffers", &given.receive_buffers);
         self.pool_fits(given, &settings, tcp, machine);
+        self.hugepages_fit(given, &settings, machine);
         settings
+    }
+
+    fn hugepages_fit(
+        &mut self,
+        given: &schema::Reactors,
+        settings: &ReactorSettings,
+        machine: &Machine,
+    ) {
+        let key = "reactors.hugepages_required";
+        let at = given.hugepages_required.as_ref().and_then(offset);
+        if !settings.hugepages_required {
+            return;
+        }
+        if !settings.hugepages {
+            let what = "hugepages are demanded and switched off".to_owned();
+            self.refuse(at, key, what, "remove hugepages = false, or this key");
+            return;
+        }
+        let (reactors, pool) = (
+            settings.cores.count(),
+            settings.buffer_pool_size_bytes as u64,
+        );
+        let pages = pool.div_ceil(2 * MIB).saturating_mul(reactors as u64);
+        // Of those a running node has its own already, so free ones tell nothing.
+        let has = machine.hugepages;
+        if pages > has {
+            let what = format!(
+                "{reactors} pools of {pool} bytes take {pages} hugepages of 2 MiB, and the machine \
+                 has {has}"
+            );
+            let remedy = format!(
+                "reserve them (sysctl -w vm.nr_hugepages={pages}, or hugepages={pages} on the \
+                 kernel's command line), lower buffer_pool_size_bytes, or do not demand them"
+            );
+            self.refuse(at, key, what, remedy);
+        }
     }
 
     fn pool_fits(
@@ -410,6 +448,10 @@ impl Checker<'_> {
             self.refuse(at, "reactors.lock_memory", what, remedy);
         }
     }
+}
+
+fn told(given: &Key<bool>) -> bool {
+    given.as_ref().is_some_and(|told| *told.get_ref())
 }
 
 fn yes_unless_told(given: &Key<bool>) -> bool {

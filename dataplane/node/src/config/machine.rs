@@ -14,10 +14,13 @@ pub struct Machine {
     pub memlock_limit_bytes: Option<u64>,
     /// Memory of the machine in bytes.
     pub memory_bytes: u64,
+    /// Hugepages of 2 MiB that are reserved, in use or not.
+    pub hugepages: u64,
 }
 
 impl Machine {
-    /// Reads the facts from `/proc` and `/sys`; what cannot be read is taken as unlimited.
+    /// Reads the facts from `/proc` and `/sys`; what cannot be read is taken as unlimited,
+    /// but for hugepages.
     pub fn probe() -> Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let status = read("/proc/self/status");
@@ -39,10 +42,14 @@ impl Machine {
             },
             cores_allowed: allowed,
             memlock_limit_bytes: if can_lock_any { None } else { limit },
+            hugepages: read(HUGEPAGES).trim().parse().unwrap_or(0),
             memory_bytes: memory_kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024)),
         }
     }
 }
+
+/// Where the kernel tells how many there are; not there where it knows none of this size.
+const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 
 /// The capability that lifts the limit on locked memory (capabilities(7)).
 const CAP_IPC_LOCK: u64 = 1 << 14;

@@ -116,6 +116,8 @@ pub struct ReactorSettings {
     pub buffer_pool_size_bytes: usize,
     /// Whether to try hugepages for payload memory.
     pub hugepages: bool,
+    /// Whether the node runs with hugepages only.
+    pub hugepages_required: bool,
     /// Whether to lock payload memory.
     pub lock_memory: bool,
     /// A poller that takes longer than this is named in the log, in milliseconds.

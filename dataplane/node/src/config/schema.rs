@@ -54,6 +54,7 @@ pub(super) struct Reactors {
     pub receive_buffer_size_bytes: Key<u64>,
     pub buffer_pool_size_bytes: Key<u64>,
     pub hugepages: Key<bool>,
+    pub hugepages_required: Key<bool>,
     pub lock_memory: Key<bool>,
     pub stall_threshold_ms: Key<u64>,
 }

@@ -170,6 +170,7 @@ fn config(reactors: &str) -> Config {
         cores_allowed: (0..4).collect(),
         memlock_limit_bytes: None,
         memory_bytes: 8 << 30,
+        hugepages: 0,
     };
     Config::parse(Path::new("node.toml"), &text, &machine).unwrap()
 }

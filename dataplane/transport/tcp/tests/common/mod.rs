@@ -318,6 +318,7 @@ impl Node {
                 size_bytes: options.pool_bytes,
                 lease_max_bytes: 4 << 20,
                 hugepages: false,
+                hugepages_required: false,
                 lock: false,
                 ..PoolConfig::default()
             })
