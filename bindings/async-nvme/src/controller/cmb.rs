@@ -56,9 +56,11 @@ pub(crate) fn place(
     }
     let control = Cmbmsc::default()
         .with_cba(device_address >> 12)
-        .with_cre(true)
-        .with_cmse(true);
+        .with_cre(true);
+    // Switched on only when the whole address is there: it is written by halves, and controllers
+    // (QEMU's is one) look at the first that says CMSE.
     bar.write64(OFFSET_CMBMSC, control.0);
+    bar.write64(OFFSET_CMBMSC, control.with_cmse(true).0);
     pace.pause();
     if bar.read32(OFFSET_CMBSTS) & CMBSTS_CBAI != 0 {
         let what = "anything at the address it was given";
