@@ -18,6 +18,43 @@ use crate::queue::{Queue, QueueParts, QueueStats, Wire};
 #[cfg(feature = "spdk")]
 use crate::spdk::{Carrier, SpdkQueueParts};
 
+/// Whose driver drives a drive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// This crate's own.
+    #[default]
+    Own,
+    /// SPDK's; only with the feature `spdk`.
+    Spdk(SpdkOptions),
+}
+
+impl DriverChoice {
+    /// Whether it is part of this build.
+    #[must_use]
+    pub fn is_built_in(self) -> bool {
+        self == DriverChoice::Own || cfg!(feature = "spdk")
+    }
+}
+
+/// What SPDK gets of the machine; the first drive of a process decides for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpdkOptions {
+    /// Memory for its queues and requests, in MiB.
+    pub memory_mib: u32,
+    /// Whether that is of hugepages; else of small ones, for small set-ups.
+    pub hugepages: bool,
+}
+
+impl Default for SpdkOptions {
+    /// 128 MiB of hugepages.
+    fn default() -> SpdkOptions {
+        SpdkOptions {
+            memory_mib: 128,
+            hugepages: true,
+        }
+    }
+}
+
 /// A controller that is up, kept by one thread that may wait.
 pub trait Driver: Send {
     /// What the controller is.

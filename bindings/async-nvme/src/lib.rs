@@ -36,7 +36,7 @@ pub use controller::{
     PmrLayout, QueueInterrupt, Sleeping,
 };
 pub use dma::{DmaError, Keeper, Mapper, Region, Regions};
-pub use driver::{AnyQueue, Driver, PairParts, QueuePair};
+pub use driver::{AnyQueue, Driver, DriverChoice, PairParts, QueuePair, SpdkOptions};
 pub use event::Event;
 pub use io::{Buffers, Done, Io, IoError, Verb};
 pub use io_queue::{Answer, IoQueue};

@@ -158,6 +158,7 @@ fn drive(address: PciAddress, around: Surroundings<'_>) -> Result<Arc<NvmeDrive>
         return Ok(drive);
     }
     let config = NvmeDriveConfig {
+        driver: around.nvme.driver,
         reactors: u16::try_from(around.reactors.cores.count()).unwrap_or(u16::MAX),
         queue_entries: around.nvme.queue_entries,
         io_timeout_ms: around.nvme.io_timeout_ms,

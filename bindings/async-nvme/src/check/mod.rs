@@ -1,17 +1,22 @@
 //! Tries out what a drive, its machine and this driver can do together, step by step: for the lab,
 //! and for new hardware.
 
+#[cfg(feature = "spdk")]
+mod spdk;
 mod steps;
 mod worker;
 
 use std::time::Duration;
 
+use crate::driver::DriverChoice;
 use crate::pci::PciAddress;
 use crate::vfio::OpenOptions;
 
 /// What to try.
 #[derive(Clone, Debug, Default)]
 pub struct CheckOptions {
+    /// Whose driver to try.
+    pub driver: DriverChoice,
     /// How to open the drive.
     pub open: OpenOptions,
     /// Also write: what the drive holds is lost.
@@ -61,9 +66,18 @@ pub fn run(address: &PciAddress, options: &CheckOptions, tell: &mut dyn FnMut(&S
         tell,
         failed: false,
     };
-    steps::all(address, options, &mut steps);
+    match options.driver {
+        DriverChoice::Own => steps::all(address, options, &mut steps),
+        #[cfg(feature = "spdk")]
+        DriverChoice::Spdk(spdk) => spdk::all(address, options, spdk, &mut steps),
+        #[cfg(not(feature = "spdk"))]
+        DriverChoice::Spdk(_) => steps.tell("controller", Err(Stop::Failed(NO_SPDK.into()))),
+    }
     !steps.failed
 }
+
+#[cfg(not(feature = "spdk"))]
+const NO_SPDK: &str = "this build has no SPDK in it; build with `--features spdk`";
 
 struct Steps<'a> {
     tell: &'a mut dyn FnMut(&Step),

@@ -10,13 +10,14 @@ use super::{CheckOptions, Steps, Stop};
 use crate::cmb::CmbLayout;
 use crate::controller::{Controller, ControllerConfig, Namespace, QueueInterrupt, Sleeping};
 use crate::dma::Regions;
+use crate::driver::{Driver, PairParts};
 use crate::io::Verb;
 use crate::memory::DeviceMemory;
 use crate::pci::PciAddress;
 use crate::vfio::{Device, DeviceError};
 
 /// Payload of a request: more than a command carries on most drives.
-const PAYLOAD_BYTES: usize = 1 << 20;
+pub(super) const PAYLOAD_BYTES: usize = 1 << 20;
 /// Payload in controller memory, which the processor reads slowly.
 const CONTROLLER_PAYLOAD_BYTES: usize = 64 << 10;
 const WRITE: Verb = Verb::Write { fua: false };
@@ -62,14 +63,14 @@ pub(super) fn all(address: &PciAddress, options: &CheckOptions, steps: &mut Step
         } else {
             "submission queue in host memory"
         };
-        Ok((Worker::start(parts)?, place.to_owned()))
+        Ok((Worker::start(PairParts::Own(parts))?, place.to_owned()))
     });
     let Some(worker) = steps.take("queue pair", queue) else {
         return;
     };
     let mut bench = Bench {
         regions,
-        controller,
+        controller: Box::new(controller),
         worker,
         namespace,
     };
@@ -164,13 +165,15 @@ fn start(
         namespaces.len(),
         identity.transfer_bytes_max
     );
-    let usable = |namespace: &Namespace| {
-        let bytes = namespace
-            .blocks
-            .saturating_mul(namespace.format.block_bytes);
-        namespace.block_size.is_some() && bytes >= 4 * PAYLOAD_BYTES as u64
-    };
-    Ok(((controller, namespaces.into_iter().find(usable)), said))
+    Ok(((controller, namespaces.into_iter().find(is_usable)), said))
+}
+
+/// Whether a namespace can be tried with what is written here.
+pub(super) fn is_usable(namespace: &Namespace) -> bool {
+    let bytes = namespace
+        .blocks
+        .saturating_mul(namespace.format.block_bytes);
+    namespace.block_size.is_some() && bytes >= 4 * PAYLOAD_BYTES as u64
 }
 
 /// A drive whose health is bad can still be tried out: what it says is for people to judge.
@@ -268,15 +271,15 @@ fn function_reset(device: &Device) -> Result<String, Stop> {
 }
 
 /// A drive that is up.
-struct Bench {
-    regions: Arc<Regions>,
-    controller: Controller,
-    worker: Worker,
-    namespace: Namespace,
+pub(super) struct Bench {
+    pub(super) regions: Arc<Regions>,
+    pub(super) controller: Box<dyn Driver>,
+    pub(super) worker: Worker,
+    pub(super) namespace: Namespace,
 }
 
 impl Bench {
-    fn host(&self, bytes: usize) -> Result<Memory, Stop> {
+    pub(super) fn host(&self, bytes: usize) -> Result<Memory, Stop> {
         Ok(Memory::Host(Arc::new(DeviceMemory::new(
             &self.regions,
             bytes,
@@ -292,7 +295,7 @@ impl Bench {
         )))
     }
 
-    fn transfer(&self, verb: Verb, slba: u64, memory: &Memory) -> Result<(), Stop> {
+    pub(super) fn transfer(&self, verb: Verb, slba: u64, memory: &Memory) -> Result<(), Stop> {
         self.worker
             .submit(verb, &self.namespace, slba, memory)
             .wait()
@@ -309,7 +312,7 @@ impl Bench {
         }
     }
 
-    fn data(&self) -> Result<String, Stop> {
+    pub(super) fn data(&self) -> Result<String, Stop> {
         let (from, into) = (self.host(PAYLOAD_BYTES)?, self.host(PAYLOAD_BYTES)?);
         let blocks = PAYLOAD_BYTES as u64 / self.namespace.format.block_bytes;
         // All are written before the first is read, so that one that hit another is seen.
@@ -328,7 +331,7 @@ impl Bench {
         ))
     }
 
-    fn data_in_controller(&self) -> Result<String, Stop> {
+    pub(super) fn data_in_controller(&self) -> Result<String, Stop> {
         let abilities = self.controller.controller_memory_abilities();
         if !abilities.read_data || !abilities.write_data {
             return Err(Stop::Skipped(format!(
@@ -387,7 +390,7 @@ impl Bench {
     }
 
     /// Resets the controller while requests are under way: all of them end well.
-    fn reset(&mut self) -> Result<String, Stop> {
+    pub(super) fn reset(&mut self) -> Result<String, Stop> {
         let (from, into) = (self.host(PAYLOAD_BYTES)?, self.host(PAYLOAD_BYTES)?);
         from.fill(21);
         self.transfer(WRITE, 0, &from)?;
@@ -422,7 +425,7 @@ impl Bench {
         Err(Stop::Failed(format!("not removed within {limit:?}")))
     }
 
-    fn shut_down(self) -> Result<String, Stop> {
+    pub(super) fn shut_down(self) -> Result<String, Stop> {
         let (mut controller, worker) = (self.controller, self.worker);
         controller.shut_down()?;
         drop(worker);

@@ -12,10 +12,10 @@ use penstock_units::Lba;
 use super::Stop;
 use crate::cmb::ControllerMemory;
 use crate::controller::Namespace;
+use crate::driver::{PairParts, QueuePair};
 use crate::event::Event;
 use crate::io::{Buffers, Io, IoError, Verb};
 use crate::memory::DeviceMemory;
-use crate::queue::{Queue, QueueParts};
 
 /// No request takes so long, resets in between included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
@@ -119,9 +119,9 @@ impl Pending {
 }
 
 impl Worker {
-    pub fn start(parts: QueueParts) -> Result<Worker, Stop> {
+    pub fn start(parts: PairParts) -> Result<Worker, Stop> {
         let (jobs, todo) = channel();
-        let event = parts.link.event().cloned();
+        let event = parts.event().cloned();
         let wake_ups = Arc::new(WakeUps::default());
         let counts = Arc::clone(&wake_ups);
         let thread = std::thread::Builder::new()
@@ -193,12 +193,12 @@ impl Drop for Worker {
 
 /// Rounds of a queue pair until nobody can send jobs any more and all have ended.
 fn serve(
-    parts: QueueParts,
+    parts: PairParts,
     todo: &Receiver<Job>,
     wake_ups: &WakeUps,
 ) -> Result<(), crate::dma::DmaError> {
-    let event = parts.link.event().cloned();
-    let mut queue = Queue::<Memory, Sender<Result<u64, IoError>>>::open(parts)?;
+    let event = parts.event().cloned();
+    let mut queue = parts.open::<Memory, Sender<Result<u64, IoError>>>()?;
     let begun = Instant::now();
     loop {
         // Emptied before anything is looked at: what comes later signals it again.

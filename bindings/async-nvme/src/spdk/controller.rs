@@ -13,7 +13,7 @@ use penstock_nvme::{Cqe, IntoBytes, Sqe};
 use penstock_spdk_sys as sys;
 use penstock_units::{Nsid, QueueId};
 
-use super::env::{self, EnvOptions};
+use super::env;
 use super::error::SpdkError;
 use super::mapper::Registered;
 use super::wire::{Callbacks, Carrier, Notices};
@@ -24,7 +24,7 @@ use crate::controller::{
     cmb, ready,
 };
 use crate::dma::Regions;
-use crate::driver::{Driver, PairParts};
+use crate::driver::{Driver, PairParts, SpdkOptions};
 use crate::io::Buffers;
 use crate::memory::DeviceMemory;
 use crate::pci::{Host, PciAddress};
@@ -113,18 +113,18 @@ fn io_error(rc: i32) -> io::Error {
 
 impl SpdkController {
     /// Has SPDK bring up the drive at `address`, which must be bound to vfio-pci. The first starts
-    /// SPDK's environment with `env`. May block.
+    /// SPDK's environment with `options`. May block.
     ///
     /// # Errors
     /// [`SpdkError`].
     pub fn start(
         address: PciAddress,
         host: &Host,
-        env: EnvOptions,
+        options: SpdkOptions,
         config: ControllerConfig,
     ) -> Result<SpdkController, SpdkError> {
         crate::vfio::check(address, host)?;
-        env::start(host, env)?;
+        env::start(host, options)?;
         let attached = attach(address, &config).ok_or(SpdkError::Attach { address })?;
         // SAFETY: attached.
         let registers = unsafe { sys::spdk_nvme_ctrlr_get_registers(attached.as_ptr()) };
@@ -233,7 +233,7 @@ impl SpdkController {
             // SAFETY: inside of the base address register's mapping, as just checked.
             base: unsafe { base.add(offset) },
             len,
-            // SPDK keeps it mapped; who holds memory of it is kept from the end by the queue pairs.
+            // SPDK keeps it mapped until `end`, which waits for all of it to be back.
             keeper: Arc::new(()),
             export: None,
         };
@@ -335,12 +335,49 @@ impl SpdkController {
     }
 
     /// Lets go of the drive, which no queue pair touches any more, and has every request fail.
+    ///
+    /// SPDK unmaps controller memory then: while somebody has any of it, or may take some, the drive
+    /// stays where it is.
     fn end(&mut self) {
         self.gone = true;
-        if let Some(attached) = self.attached.take() {
+        if let Some(attached) = self.attached {
+            if !self.is_memory_back() {
+                tracing::error!(drive = %self.address, "its memory is still lent: the drive stays with SPDK");
+                self.leave_to_spdk();
+                return;
+            }
+            self.attached = None;
             detach(attached);
         }
         self.want(Stage::Gone);
+    }
+
+    /// Waits a little for controller memory to come back.
+    fn is_memory_back(&mut self) -> bool {
+        let start = self.pace.now_ns();
+        while let Some(pool) = &mut self.controller_memory {
+            if Arc::get_mut(pool).is_some() {
+                self.controller_memory = None;
+            } else if self.is_late(start) {
+                return false;
+            } else {
+                self.pace.pause();
+            }
+        }
+        true
+    }
+
+    /// Whether the end has waited long enough since `start`.
+    fn is_late(&self, start: u64) -> bool {
+        u128::from(self.pace.now_ns().saturating_sub(start)) > END_LIMIT.as_nanos()
+    }
+
+    /// Keeps for good what SPDK, and through it the drive, may still reach.
+    fn leave_to_spdk(&mut self) {
+        self.attached = None;
+        std::mem::forget(std::mem::take(&mut self.pairs));
+        std::mem::forget(Arc::clone(&self.notices));
+        std::mem::forget(Arc::clone(&self.regions));
     }
 
     fn new_pair(
@@ -568,12 +605,9 @@ impl Drop for SpdkController {
         self.want(Stage::Hold);
         let start = self.pace.now_ns();
         while !self.has_reached_it() {
-            if u128::from(self.pace.now_ns().saturating_sub(start)) > END_LIMIT.as_nanos() {
+            if self.is_late(start) {
                 tracing::error!(drive = %self.address, "a queue pair does not let go: the drive stays with SPDK");
-                // Callbacks may still reach these.
-                std::mem::forget(std::mem::take(&mut self.pairs));
-                std::mem::forget(Arc::clone(&self.notices));
-                std::mem::forget(Arc::clone(&self.regions));
+                self.leave_to_spdk();
                 return;
             }
             self.pace.pause();

@@ -11,26 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use penstock_spdk_sys as sys;
 
 use super::error::SpdkError;
+use crate::driver::SpdkOptions;
 use crate::pci::Host;
-
-/// What SPDK's environment gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EnvOptions {
-    /// Memory for queues and requests, in MiB.
-    pub memory_mib: u32,
-    /// Whether it is of hugepages; else of small ones, for small set-ups.
-    pub hugepages: bool,
-}
-
-impl Default for EnvOptions {
-    /// 128 MiB of hugepages.
-    fn default() -> EnvOptions {
-        EnvOptions {
-            memory_mib: 128,
-            hugepages: true,
-        }
-    }
-}
 
 /// Addresses of a process on x86-64 and arm64 have as many bits.
 const ADDRESS_BITS: u32 = 48;
@@ -39,7 +21,7 @@ const ADDRESS_BITS: u32 = 48;
 static STARTED: Mutex<Option<Result<(), String>>> = Mutex::new(None);
 
 /// Starts it, where that was not done yet.
-pub(super) fn start(host: &Host, options: EnvOptions) -> Result<(), SpdkError> {
+pub(super) fn start(host: &Host, options: SpdkOptions) -> Result<(), SpdkError> {
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
     if started.is_none() {
         check(host, options)?;
@@ -60,7 +42,7 @@ pub(super) fn start(host: &Host, options: EnvOptions) -> Result<(), SpdkError> {
 }
 
 /// What can be told before DPDK tells it in its own way.
-fn check(host: &Host, options: EnvOptions) -> Result<(), SpdkError> {
+fn check(host: &Host, options: SpdkOptions) -> Result<(), SpdkError> {
     if let Some(bits) = iommu_bits(&host.sysfs).filter(|bits| *bits < ADDRESS_BITS) {
         return Err(SpdkError::IommuWidth {
             bits,
@@ -135,7 +117,7 @@ fn first_processor() -> Option<usize> {
     (0..most).find(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
 }
 
-fn initialise(options: EnvOptions) -> Result<(), String> {
+fn initialise(options: SpdkOptions) -> Result<(), String> {
     const NAME: &CStr = c"penstock";
     const IOVA_MODE: &CStr = c"va";
     let core = first_processor().unwrap_or(0);
@@ -155,7 +137,10 @@ fn initialise(options: EnvOptions) -> Result<(), String> {
         opts.shm_id = -1;
         opts.mem_size = mem_size;
         opts.no_huge = !options.hugepages;
-        opts.iova_mode = IOVA_MODE.as_ptr();
+        if options.hugepages {
+            // Without them SPDK asks for it by itself, and DPDK takes no word twice.
+            opts.iova_mode = IOVA_MODE.as_ptr();
+        }
         sys::spdk_env_init(&raw const opts)
     };
     if rc == 0 {
@@ -200,7 +185,7 @@ mod tests {
             "kernel/mm/hugepages/hugepages-1048576kB/free_hugepages",
             "0\n",
         );
-        let options = EnvOptions {
+        let options = SpdkOptions {
             memory_mib: 64,
             hugepages: true,
         };
@@ -210,7 +195,7 @@ mod tests {
             "{error}"
         );
         assert!(error.contains("vm.nr_hugepages") && error.contains("spdk_hugepages = false"));
-        let small = EnvOptions {
+        let small = SpdkOptions {
             hugepages: false,
             ..options
         };
@@ -226,11 +211,13 @@ mod tests {
             "64",
         );
         std::fs::write(host.proc.join("mounts"), "proc /proc proc rw 0 0\n").unwrap();
-        let error = check(&host, EnvOptions::default()).unwrap_err().to_string();
+        let error = check(&host, SpdkOptions::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("mount -t hugetlbfs"), "{error}");
         let mounts = "none /dev/hugepages hugetlbfs rw 0 0\n";
         std::fs::write(host.proc.join("mounts"), mounts).unwrap();
-        assert!(check(&host, EnvOptions::default()).is_ok());
+        assert!(check(&host, SpdkOptions::default()).is_ok());
     }
 
     #[test]
@@ -249,7 +236,7 @@ mod tests {
             "class/iommu/dmar1/intel-iommu/cap",
             "d2008c22260686\n",
         );
-        let options = EnvOptions {
+        let options = SpdkOptions {
             memory_mib: 64,
             hugepages: false,
         };

@@ -19,6 +19,5 @@ mod mapper;
 mod wire;
 
 pub use controller::{SpdkController, SpdkQueueParts};
-pub use env::EnvOptions;
 pub use error::SpdkError;
 pub(crate) use wire::Carrier;

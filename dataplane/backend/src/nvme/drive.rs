@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use penstock_async_nvme::pci::PciAddress;
+use penstock_async_nvme::pci::{Host, PciAddress};
 use penstock_async_nvme::vfio::{Device, DeviceError, Interrupts, OpenError, OpenOptions};
 use penstock_async_nvme::{
-    CmbError, Controller, ControllerConfig, ControllerError, ControllerMemory, Driver, Identity,
-    Namespace, QueueInterrupt, Regions, Sleeping,
+    CmbError, Controller, ControllerConfig, ControllerError, ControllerMemory, Driver,
+    DriverChoice, Identity, Namespace, QueueInterrupt, Regions, Sleeping, SpdkOptions,
 };
 use penstock_block::BlockError;
 use penstock_reactor::{Polled, Poller, PollerGuard};
@@ -22,6 +22,8 @@ use super::queue::Pair;
 /// How a drive is used.
 #[derive(Clone, Debug)]
 pub struct NvmeDriveConfig {
+    /// Whose driver drives it.
+    pub driver: DriverChoice,
     /// Reactors that will use it: as many queue pairs are made.
     pub reactors: u16,
     /// Entries of each queue pair.
@@ -39,9 +41,11 @@ pub struct NvmeDriveConfig {
 }
 
 impl Default for NvmeDriveConfig {
-    /// One reactor, 1024 entries, 30 s, queues and payload in host memory, no interrupts.
+    /// Our own driver, one reactor, 1024 entries, 30 s, queues and payload in host memory, no
+    /// interrupts.
     fn default() -> NvmeDriveConfig {
         NvmeDriveConfig {
+            driver: DriverChoice::Own,
             reactors: 1,
             queue_entries: 1024,
             io_timeout_ms: 30_000,
@@ -63,6 +67,18 @@ pub enum DriveError {
         /// What it says.
         source: ControllerError,
     },
+    /// The driver asked for is not part of this program.
+    #[error(
+        "drive {name}: this program was built without SPDK; build it with `--features spdk`, or use driver = \"penstock\" in [nvme]"
+    )]
+    NoSpdk {
+        /// Name of the drive.
+        name: String,
+    },
+    /// SPDK cannot drive it.
+    #[cfg(feature = "spdk")]
+    #[error(transparent)]
+    Spdk(#[from] penstock_async_nvme::spdk::SpdkError),
     /// The kernel does not hand it over.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -152,12 +168,10 @@ impl NvmeDrive {
     ) -> Result<Arc<NvmeDrive>, DriveError> {
         let name = address.to_string();
         let options = OpenOptions::default();
+        if let DriverChoice::Spdk(spdk) = config.driver {
+            return open_spdk(address, &options.host, spdk, config);
+        }
         let device = Device::open(&address, &options)?;
-        let numa_node = options
-            .host
-            .drive(address)
-            .ok()
-            .and_then(|drive| drive.numa_node);
         let error = |source| DriveError::Controller {
             name: name.clone(),
             source,
@@ -166,14 +180,7 @@ impl NvmeDrive {
             device.bar0(),
             Arc::new(Regions::new(device.mapper())),
             Arc::new(Sleeping::default()),
-            ControllerConfig {
-                io_queues: config.reactors,
-                queue_entries: config.queue_entries,
-                io_timeout_ms: config.io_timeout_ms,
-                numa_node,
-                submission_in_controller: config.submission_in_controller,
-                ..ControllerConfig::default()
-            },
+            controller_config(address, &options.host, config),
         )
         .map_err(error)?;
         if config.submission_in_controller || config.payload_in_controller_bytes > 0 {
@@ -469,6 +476,46 @@ fn of_queues(interrupts: &Interrupts) -> Vec<QueueInterrupt> {
             Some(QueueInterrupt { vector, event })
         })
         .collect()
+}
+
+fn controller_config(
+    address: PciAddress,
+    host: &Host,
+    config: &NvmeDriveConfig,
+) -> ControllerConfig {
+    ControllerConfig {
+        io_queues: config.reactors,
+        queue_entries: config.queue_entries,
+        io_timeout_ms: config.io_timeout_ms,
+        numa_node: host.drive(address).ok().and_then(|drive| drive.numa_node),
+        submission_in_controller: config.submission_in_controller,
+        ..ControllerConfig::default()
+    }
+}
+
+#[cfg(feature = "spdk")]
+fn open_spdk(
+    address: PciAddress,
+    host: &Host,
+    spdk: SpdkOptions,
+    config: &NvmeDriveConfig,
+) -> Result<Arc<NvmeDrive>, DriveError> {
+    let of_controller = controller_config(address, host, config);
+    let controller =
+        penstock_async_nvme::spdk::SpdkController::start(address, host, spdk, of_controller)?;
+    NvmeDrive::start(address.to_string(), controller, None, Vec::new(), config)
+}
+
+#[cfg(not(feature = "spdk"))]
+fn open_spdk(
+    address: PciAddress,
+    _host: &Host,
+    _spdk: SpdkOptions,
+    _config: &NvmeDriveConfig,
+) -> Result<Arc<NvmeDrive>, DriveError> {
+    Err(DriveError::NoSpdk {
+        name: address.to_string(),
+    })
 }
 
 /// Maps the controller memory buffer and gives it to the controller; nothing where there is none.

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use penstock_async_nvme::check::{self, CheckOptions, Outcome, Step};
 use penstock_async_nvme::pci::{Drive, Host, PciAddress};
 use penstock_async_nvme::vfio::{IommuChoice, OpenOptions};
+use penstock_async_nvme::{DriverChoice, SpdkOptions};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::ExitCode;
@@ -53,6 +54,15 @@ enum Command {
         /// Also write: what the drive holds is LOST
         #[arg(long)]
         write: bool,
+        /// Whose driver to try
+        #[arg(long, value_enum, default_value_t = Driver::Penstock)]
+        driver: Driver,
+        /// Memory for SPDK's own, in MiB
+        #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..=65536))]
+        spdk_memory_mib: u32,
+        /// Give SPDK small pages, not hugepages
+        #[arg(long)]
+        spdk_small_pages: bool,
         /// Which of the kernel's ways to the IOMMU to take
         #[arg(long, value_enum, default_value_t = Iommu::Newest)]
         iommu: Iommu,
@@ -60,6 +70,14 @@ enum Command {
         #[arg(long, requires = "write")]
         until_removed_s: Option<u64>,
     },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Driver {
+    /// This project's own
+    Penstock,
+    /// SPDK's, in a build with the feature `spdk`
+    Spdk,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -103,10 +121,21 @@ fn act(command: Command) -> Result<bool> {
         Command::Check {
             address,
             write,
+            driver,
+            spdk_memory_mib,
+            spdk_small_pages,
             iommu,
             until_removed_s,
         } => {
+            let spdk = SpdkOptions {
+                memory_mib: spdk_memory_mib,
+                hugepages: !spdk_small_pages,
+            };
             let options = CheckOptions {
+                driver: match driver {
+                    Driver::Penstock => DriverChoice::Own,
+                    Driver::Spdk => DriverChoice::Spdk(spdk),
+                },
                 open: OpenOptions {
                     host,
                     iommu: match iommu {

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use penstock_async_nvme::DriverChoice;
 use penstock_async_nvme::pci::PciAddress;
 use penstock_units::{BlockSize, Nsid};
 use uuid::Uuid;
@@ -274,6 +275,8 @@ pub enum BackendSettings {
 /// `[nvme]`: drives that this process drives itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NvmeSettings {
+    /// Whose driver drives them.
+    pub driver: DriverChoice,
     /// Entries of each queue pair.
     pub queue_entries: u16,
     /// How long a drive may take over a command before it is aborted, in milliseconds.

@@ -92,6 +92,9 @@ pub(super) struct Tcp {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nvme {
+    pub driver: Key<String>,
+    pub spdk_memory_mib: Key<u64>,
+    pub spdk_hugepages: Key<bool>,
     pub queue_entries: Key<u64>,
     pub io_timeout_ms: Key<u64>,
     pub queues_in_drive_memory: Key<bool>,

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 
+mod drive;
+
 fn machine() -> Machine {
     Machine {
         cores_online: BTreeSet::from([0, 1, 2, 3]),

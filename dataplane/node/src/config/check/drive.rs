@@ -1,6 +1,7 @@
 //! Checks of `[nvme]` and of what names a drive's namespace.
 
 use penstock_async_nvme::pci::PciAddress;
+use penstock_async_nvme::{DriverChoice, SpdkOptions};
 use penstock_units::Nsid;
 
 use super::super::schema::{self, Key};
@@ -20,6 +21,7 @@ pub(super) struct DriveKeys<'a> {
 impl Checker<'_> {
     pub(super) fn nvme(&mut self, nvme: &schema::Nvme) -> NvmeSettings {
         NvmeSettings {
+            driver: self.driver(nvme),
             queue_entries: self.number("nvme.queue_entries", &nvme.queue_entries, 1024, 16..=4096),
             io_timeout_ms: self.number(
                 "nvme.io_timeout_ms",
@@ -39,6 +41,47 @@ impl Checker<'_> {
             ),
             interrupts: nvme.interrupts.as_ref().is_none_or(|yes| *yes.get_ref()),
         }
+    }
+
+    /// Whose driver, which must be part of this program and do what else is asked for.
+    fn driver(&mut self, nvme: &schema::Nvme) -> DriverChoice {
+        let spdk = SpdkOptions {
+            memory_mib: self.number(
+                "nvme.spdk_memory_mib",
+                &nvme.spdk_memory_mib,
+                128,
+                16..=65_536,
+            ),
+            hugepages: nvme
+                .spdk_hugepages
+                .as_ref()
+                .is_none_or(|yes| *yes.get_ref()),
+        };
+        if self.word("nvme.driver", &nvme.driver, &["penstock", "spdk"]) == "penstock" {
+            return DriverChoice::Own;
+        }
+        let driver = DriverChoice::Spdk(spdk);
+        let at = nvme.driver.as_ref().and_then(offset);
+        if !driver.is_built_in() {
+            let what = "this program was built without SPDK".to_owned();
+            let remedy = "use driver = \"penstock\", or build it with `--features spdk`";
+            self.refuse(at, "nvme.driver", what, remedy);
+            return DriverChoice::Own;
+        }
+        let queues = nvme.queues_in_drive_memory.as_ref();
+        let queues = queues.filter(|key| *key.get_ref()).and_then(offset);
+        let payload = nvme.payload_in_drive_memory_bytes.as_ref();
+        let payload = payload.filter(|key| *key.get_ref() > 0).and_then(offset);
+        for (at, key) in [
+            (queues, "nvme.queues_in_drive_memory"),
+            (payload, "nvme.payload_in_drive_memory_bytes"),
+        ] {
+            if at.is_some() {
+                let what = "a node with SPDK puts nothing into a drive's memory".to_owned();
+                self.refuse(at, key, what, "leave it out, or use driver = \"penstock\"");
+            }
+        }
+        driver
     }
 
     /// The drive's namespace that the keys name.
