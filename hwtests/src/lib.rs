@@ -54,4 +54,5 @@ pub mod root;
 pub mod runner;
 pub mod scenarios;
 pub mod sources;
+mod spdk;
 pub mod transcript;

@@ -5,6 +5,7 @@ use crate::error::{IoContext, Result};
 use crate::lab::Choice;
 use crate::process;
 use crate::root::Root;
+use crate::spdk;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ pub struct Program {
     pub variable: &'static str,
     /// The package that it is built from.
     pub package: &'static str,
+    /// Whether SPDK's driver must be in it; it is built for that, where SPDK is installed.
+    pub spdk: bool,
 }
 
 /// What is added to a guest's machine.
@@ -109,7 +112,8 @@ impl Machine {
     pub(crate) fn add_to(&self, command: &mut Command, dir: &Path) -> Result<()> {
         if !self.drives.is_empty() {
             // Before everything that is to be behind it.
-            command.args(["-device", "intel-iommu,intremap=on"]);
+            // With as many address bits as a process has, which SPDK needs.
+            command.args(["-device", "intel-iommu,intremap=on,aw-bits=48"]);
             let socket = monitor_socket(dir);
             command.arg("-qmp");
             command.arg(format!("unix:{},server=on,wait=off", socket.display()));
@@ -176,7 +180,11 @@ fn write_programs(programs: &[Program], path: &Path) -> Result<()> {
     let read = |file: &Path| std::fs::read(file).doing(|| format!("read {}", file.display()));
     for program in programs {
         let name = program.name;
-        let file = process::beside(name, program.variable, program.package)?;
+        let file = if program.spdk {
+            spdk::program(program)?
+        } else {
+            process::beside(name, program.variable, program.package)?
+        };
         for library in here.libraries(&file)? {
             libraries.insert(library.name, library.file);
         }

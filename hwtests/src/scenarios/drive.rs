@@ -22,6 +22,7 @@ pub const PROGRAM: Program = Program {
     name: "penstock-device",
     variable: "PENSTOCK_DEVICE",
     package: "penstock-node --bin penstock-device",
+    spdk: false,
 };
 
 pub(super) const PROGRAMS: &[Program] = &[PROGRAM];
@@ -101,7 +102,7 @@ fn steps(guest: &mut Guest, dma_buf: &str) -> Result<()> {
     removal(guest, &address)
 }
 
-fn appears(guest: &mut Guest) -> Result<()> {
+pub(super) fn appears(guest: &mut Guest) -> Result<()> {
     guest.wait_until("the kernel's disk", &format!("[ -b {DISK} ]"), UNPLUG_LIMIT)
 }
 
@@ -165,7 +166,7 @@ fn refusals(guest: &mut Guest, address: &str) -> Result<()> {
     refused(guest, "bind 00ff:00:00.0", "there is no PCI device")
 }
 
-fn refused(guest: &mut Guest, arguments: &str, says: &str) -> Result<()> {
+pub(super) fn refused(guest: &mut Guest, arguments: &str, says: &str) -> Result<()> {
     let answer = guest.ask(&format!("{DEVICE} {arguments}"), CHECK_LIMIT)?;
     check(answer.status == 1 && answer.output.contains(says), || {
         format!(

@@ -34,10 +34,11 @@ pub(super) const PROGRAMS: &[Program] = &[
         name: "penstock-node",
         variable: crate::node::NODE_VARIABLE,
         package: "penstock-node",
+        spdk: false,
     },
 ];
 
-const NQN: &str = "nqn.2026-01.org.penstock:drives";
+pub(super) const NQN: &str = "nqn.2026-01.org.penstock:drives";
 /// Commands a second of a drive that is slow, and how long it is read.
 const SLOW_IOPS: u64 = 20;
 const SLOW_S: u64 = 10;
@@ -97,7 +98,7 @@ pub(super) fn steps(bench: &mut Bench) -> Result<()> {
     stop_node(guest)
 }
 
-fn stop_node(guest: &mut Guest) -> Result<()> {
+pub(super) fn stop_node(guest: &mut Guest) -> Result<()> {
     guest.run("kill -TERM $(cat /tmp/node.pid)")?;
     let ended = "[ -f /tmp/node.status ]";
     let waited = guest.wait_until("the node to end", ended, START_LIMIT);
@@ -131,7 +132,11 @@ fn memory_was_used(guest: &mut Guest, with: &str, without: &str) -> Result<()> {
 /// Starts a node and reads from a drive that is slow for a while. CPU time that its reactor used then,
 /// in milliseconds. With `interrupts` the node and the host stay as they are, else both leave.
 fn slow_drive(bench: &mut Bench, addresses: &[&str], interrupts: bool) -> Result<u64> {
-    start_node(&mut bench.guest, addresses, interrupts)?;
+    let nvme = format!(
+        "queues_in_drive_memory = true\npayload_in_drive_memory_bytes = 8388608\n\
+         interrupts = {interrupts}"
+    );
+    start_node(&mut bench.guest, addresses, &nvme)?;
     bench.guest.run(&format!(
         "nvme connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN}"
     ))?;
@@ -172,7 +177,7 @@ fn cpu_ms(guest: &mut Guest) -> Result<u64> {
 }
 
 /// The drive whose serial number is `serial`, while the kernel's driver has it.
-fn address_of(guest: &mut Guest, serial: &str) -> Result<String> {
+pub(super) fn address_of(guest: &mut Guest, serial: &str) -> Result<String> {
     let text = guest.run(&format!("{DEVICE} list --json"))?;
     let list: Value = serde_json::from_str(&text)
         .map_err(|err| LabError::Check(format!("the list is no JSON: {err}: {text}")))?;
@@ -183,11 +188,10 @@ fn address_of(guest: &mut Guest, serial: &str) -> Result<String> {
     address.map(str::to_owned).ok_or_else(missing)
 }
 
-fn start_node(guest: &mut Guest, addresses: &[&str], interrupts: bool) -> Result<()> {
+pub(super) fn start_node(guest: &mut Guest, addresses: &[&str], nvme: &str) -> Result<()> {
     let mut text = format!(
         "[node]\nname = \"guest\"\n\n[metrics]\nlisten = \"127.0.0.1:9464\"\n\n\
-         [nvme]\nqueue_entries = 64\nqueues_in_drive_memory = true\n\
-         payload_in_drive_memory_bytes = 8388608\ninterrupts = {interrupts}\n\n\
+         [nvme]\nqueue_entries = 64\n{nvme}\n\n\
          [[listener]]\naddress = \"127.0.0.1:4420\"\n\n\
          [[subsystem]]\nnqn = \"{NQN}\"\nserial = \"DRIVES\"\nallow_any_host = true\n"
     );

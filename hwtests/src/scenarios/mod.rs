@@ -7,6 +7,7 @@ mod data;
 mod discovery;
 mod drive;
 mod drive_node;
+mod drive_spdk;
 mod events;
 mod files;
 mod identify;
@@ -182,6 +183,18 @@ pub const ALL: &[Scenario] = &[
         },
         namespaces: &[],
         steps: numa::steps,
+    },
+    Scenario {
+        name: "drive-spdk",
+        about: "SPDK in our driver's place: data, controller memory, reset, unplug; a node on it",
+        machine: Machine {
+            kernel: Choice::Stable,
+            drives: drive_spdk::DRIVES,
+            programs: drive_spdk::PROGRAMS,
+            numa_nodes: 0,
+        },
+        namespaces: &[],
+        steps: drive_spdk::steps,
     },
     Scenario {
         name: "drive-newest",

@@ -34,11 +34,13 @@ pub(super) const PROGRAMS: &[Program] = &[
         name: "penstock-node",
         variable: crate::node::NODE_VARIABLE,
         package: "penstock-node",
+        spdk: false,
     },
     Program {
         name: "penstock-topology",
         variable: "PENSTOCK_TOPOLOGY",
         package: "penstock-node --bin penstock-topology",
+        spdk: false,
     },
 ];
 
