@@ -27,6 +27,8 @@ pub struct Drive {
     pub size_mib: u64,
     /// Its controller memory buffer in MiB; 0 for none.
     pub cmb_mib: u32,
+    /// Whether the buffer is as before NVMe 1.4: addressed where the bus has it.
+    pub legacy_cmb: bool,
 }
 
 /// A program of ours that runs in the guest.
@@ -154,6 +156,7 @@ fn drive_arguments(drive: &Drive, index: usize, node: Option<u32>, path: &Path) 
     let (id, slot) = (drive.id, index + 1);
     let memory = match drive.cmb_mib {
         0 => String::new(),
+        mib if drive.legacy_cmb => format!(",cmb_size_mb={mib},legacy-cmb=on"),
         mib => format!(",cmb_size_mb={mib}"),
     };
     let root = node.map_or_else(String::new, |node| format!(",bus=root-{node}"));
@@ -222,6 +225,7 @@ mod tests {
             id: "one",
             size_mib: 64,
             cmb_mib: 32,
+            legacy_cmb: false,
         };
         let words = drive_arguments(&drive, 0, None, Path::new("/x/one.img")).join(" ");
         for part in [

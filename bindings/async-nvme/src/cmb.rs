@@ -36,16 +36,13 @@ pub struct CmbLayout {
     pub len_bytes: u64,
     /// What may lie in it.
     pub abilities: CmbAbilities,
-    /// The host says by CMBMSC where commands address it; else, before NVMe 1.4, they address it where
-    /// the bus has it.
-    pub programmable: bool,
 }
 
 impl CmbLayout {
-    /// From the registers, and CAP.CMBS; `None` where there is no buffer or its size unit is reserved
+    /// From the registers; `None` where there is no buffer or its size unit is reserved
     /// (Base 2.1, 3.1.4.11 and 3.1.4.12).
     #[must_use]
-    pub fn of(location: Cmbloc, size: Cmbsz, programmable: bool) -> Option<CmbLayout> {
+    pub fn of(location: Cmbloc, size: Cmbsz) -> Option<CmbLayout> {
         let unit = size.unit_bytes()?;
         let len_bytes = size.size_bytes().filter(|len| *len > 0)?;
         Some(CmbLayout {
@@ -59,7 +56,6 @@ impl CmbLayout {
                 read_data: size.rds(),
                 write_data: size.wds(),
             },
-            programmable,
         })
     }
 }
@@ -335,12 +331,12 @@ mod tests {
     fn registers_tell_the_layout() {
         let location = Cmbloc::default().with_bir(2).with_ofst(3);
         let size = Cmbsz::default().with_sz(64).with_szu(2).with_wds(true);
-        let layout = CmbLayout::of(location, size, true).unwrap();
+        let layout = CmbLayout::of(location, size).unwrap();
         assert_eq!((layout.bar_index, layout.offset_bytes), (2, 3 << 20));
         assert_eq!(layout.len_bytes, 64 << 20);
         assert!(layout.abilities.write_data && !layout.abilities.read_data);
-        assert_eq!(CmbLayout::of(location, size.with_sz(0), true), None);
-        assert_eq!(CmbLayout::of(location, size.with_szu(9), true), None);
+        assert_eq!(CmbLayout::of(location, size.with_sz(0)), None);
+        assert_eq!(CmbLayout::of(location, size.with_szu(9)), None);
     }
 
     #[test]

@@ -19,11 +19,13 @@ pub(super) const DRIVES: &[Drive] = &[
         id: ONE,
         size_mib: 128,
         cmb_mib: 64,
+        legacy_cmb: false,
     },
     Drive {
         id: TWO,
         size_mib: 128,
         cmb_mib: 0,
+        legacy_cmb: false,
     },
 ];
 

@@ -161,6 +161,17 @@ pub const ALL: &[Scenario] = &[
         steps: drive::stable,
     },
     Scenario {
+        name: "drive-old",
+        about: "our driver on a drive whose controller memory is as before NVMe 1.4",
+        machine: Machine {
+            drives: drive::OLD_DRIVES,
+            programs: drive::PROGRAMS,
+            ..Machine::PLAIN
+        },
+        namespaces: &[],
+        steps: drive::old,
+    },
+    Scenario {
         name: "drive-node",
         about: "a node serves two such drives to Linux, verified data, one drive pulled out",
         machine: Machine {

@@ -19,11 +19,13 @@ pub(super) const DRIVES: &[Drive] = &[
         id: SERIALS[0],
         size_mib: 64,
         cmb_mib: 0,
+        legacy_cmb: false,
     },
     Drive {
         id: SERIALS[1],
         size_mib: 64,
         cmb_mib: 0,
+        legacy_cmb: false,
     },
 ];
 

@@ -251,12 +251,8 @@ fn map_memory(
             "controller memory reads back otherwise at {at}"
         )));
     }
-    let by = match layout.programmable {
-        true => "as it was told",
-        false => "of the bus",
-    };
     let said = format!(
-        "{} bytes in BAR {} at device address {address:#x} {by}, {:?}",
+        "{} bytes in BAR {} at bus address {address:#x}, {:?}",
         layout.len_bytes, layout.bar_index, layout.abilities
     );
     Ok(((), said))

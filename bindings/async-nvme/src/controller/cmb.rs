@@ -24,7 +24,6 @@ pub(crate) fn layout(bar: &Bar, cap: Cap, pace: &dyn Pace) -> Option<CmbLayout> 
         CmbLayout::of(
             Cmbloc(bar.read32(OFFSET_CMBLOC)),
             Cmbsz(bar.read32(OFFSET_CMBSZ)),
-            cap.cmbs(),
         )
     };
     if !cap.cmbs() {

@@ -133,14 +133,6 @@ pub enum DeviceError {
         "the drive offers no function level reset; reset its controller through its registers (CC.EN)"
     )]
     NoReset,
-    /// There is no place for controller memory among the device's addresses.
-    #[error(
-        "no room for {len_bytes} bytes of controller memory in the addresses of the bus or the IOMMU; use smaller pools, or do without the drive's memory"
-    )]
-    NoAddresses {
-        /// Length of the controller memory in bytes.
-        len_bytes: u64,
-    },
     /// A call failed that should not.
     #[error("cannot {step}: {source}")]
     Kernel {

@@ -85,18 +85,11 @@ impl<S: AddressSpace> IommuMapper<S> {
 
 /// What VFIO offers beside [`Mapper`].
 pub(super) trait Space: Mapper {
-    /// Takes `len` device addresses at a multiple of `alignment` out of use for good.
-    fn reserve(&self, len: u64, alignment: u64) -> Option<u64>;
-
     /// Takes addresses out of use for good, before any memory is mapped.
     fn exclude(&self, range: RangeInclusive<u64>);
 }
 
 impl<S: AddressSpace> Space for IommuMapper<S> {
-    fn reserve(&self, len: u64, alignment: u64) -> Option<u64> {
-        self.state().addresses.take(len, alignment)
-    }
-
     fn exclude(&self, range: RangeInclusive<u64>) {
         self.state().addresses.take_out(range);
     }
@@ -236,18 +229,9 @@ mod tests {
     }
 
     #[test]
-    fn reserved_addresses_are_never_mapped() {
-        let mapper = IommuMapper::new(Fake::default()).unwrap();
-        let cmb = mapper.reserve(64 << 20, 64 << 20).unwrap();
-        assert_eq!(cmb % (64 << 20), 0);
-        let at = map(&mapper, 0x7f00_0000_1000, 64 << 20).unwrap();
-        assert!(at + (64 << 20) <= cmb || at >= cmb + (64 << 20));
-    }
-
-    #[test]
     fn excluded_addresses_are_never_mapped() {
         let mapper = IommuMapper::new(Fake::default()).unwrap();
-        let lowest = mapper.reserve(4096, 4096).unwrap();
+        let lowest = map(&mapper, 0x7f00_0000_0000, 4096).unwrap();
         let next = lowest + 4096..=lowest + (64 << 20);
         mapper.exclude(next.clone());
         // What is taken already is no mistake.

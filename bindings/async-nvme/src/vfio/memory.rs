@@ -9,9 +9,6 @@ use std::sync::Arc;
 use super::{Device, DeviceError, sys};
 use crate::cmb::{CmbLayout, ControllerMapping, DmaBufExport};
 
-/// Where programmed controller memory may lie among the device's addresses: a multiple of this.
-const ALIGNMENT: u64 = 2 << 20;
-
 /// What exports a base address register's memory.
 struct Exporter {
     device: Arc<File>,
@@ -27,12 +24,12 @@ impl DmaBufExport for Exporter {
 }
 
 impl Device {
-    /// Maps controller memory, and finds where commands shall address it: at addresses that are taken
-    /// out of use for it where the controller can be told ([`CmbLayout::programmable`]), else where the
-    /// bus has it.
+    /// Maps controller memory, and tells where commands shall address it: where the bus has it. That
+    /// is the only place for controllers before NVMe 1.4, and as good as any for those that are told
+    /// (CMBMSC), as no memory of the host is mapped there.
     ///
     /// # Errors
-    /// [`DeviceError::NotMappable`], [`DeviceError::NoAddresses`], [`DeviceError::Kernel`].
+    /// [`DeviceError::NotMappable`], [`DeviceError::Kernel`].
     pub fn controller_memory(
         &self,
         layout: &CmbLayout,
@@ -49,14 +46,7 @@ impl Device {
         let offset = usize::try_from(layout.offset_bytes).map_err(|_| outside())?;
         let len = usize::try_from(layout.len_bytes).map_err(|_| outside())?;
         let base = mapped.at(offset, len).ok_or_else(outside)?;
-        let no_addresses = DeviceError::NoAddresses {
-            len_bytes: layout.len_bytes,
-        };
-        let address = match layout.programmable {
-            true => self.reserve_addresses(layout.len_bytes, ALIGNMENT),
-            false => self.bus_address(bar).map(|bar| bar + layout.offset_bytes),
-        };
-        let address = address.ok_or(no_addresses)?;
+        let address = self.bus_address(bar).ok_or_else(outside)? + layout.offset_bytes;
         let exporter = Exporter {
             device: Arc::clone(&self.device),
             bar,

@@ -146,7 +146,8 @@ impl Device {
         let bars = options.host.bars(address);
         let bars = bars.map_err(kernel("read where the bus has its memory"))?;
         for bar in bars.iter().flatten() {
-            // Memory there would be out of the device's reach, behind its own.
+            // Memory there would be out of the device's reach, behind its own; and controller memory
+            // is addressed there.
             opened.space.exclude(bar.clone());
         }
         let bar0 = registers(&device).map_err(|source| OpenError::Registers { address, source })?;
@@ -191,14 +192,6 @@ impl Device {
     #[must_use]
     pub fn mapper(&self) -> Arc<dyn Mapper> {
         Arc::clone(&self.space) as Arc<dyn Mapper>
-    }
-
-    /// Takes `len` device addresses out of use at a multiple of `alignment` (a power of two), for
-    /// what the device itself answers there: controller memory (CMBMSC.CBA). `None` where there is
-    /// no such stretch.
-    #[must_use]
-    pub fn reserve_addresses(&self, len: u64, alignment: u64) -> Option<u64> {
-        self.space.reserve(len, alignment)
     }
 
     /// Maps base address register `bar` (0 to 5), such as the one with controller memory.
