@@ -17,6 +17,7 @@ pub(super) const DRIVES: &[Drive] = &[Drive {
     id: ID,
     size_mib: 128,
     cmb_mib: 64,
+    legacy_cmb: false,
 }];
 
 /// What handles it, and what serves it.
