@@ -11,6 +11,9 @@ use penstock_seam::{Command, Reply};
 
 /// Most R2Ts outstanding for one command, whatever the host allows.
 pub(crate) const R2T_MAX: usize = 4;
+/// Fused operation bits of a command's second byte, and those of a first half (Base 2.1, 4.1).
+const FUSE_MASK: u8 = 3;
+const FUSE_FIRST: u8 = 1;
 /// Bits of a transfer tag that name the slot; the rest is a serial number that tells stale tags.
 const TAG_SLOT_BITS: u32 = 12;
 /// Most slots, so that a tag can name each.
@@ -146,6 +149,8 @@ pub(crate) struct SlotTable {
     pub(crate) held_bytes: u64,
     /// Slots in [`SlotState::Deferred`], oldest first, with their generation.
     pub(crate) deferred: VecDeque<(u16, u32)>,
+    /// The command that came last is the first half of a fused operation: its second half is due.
+    between_halves: bool,
 }
 
 impl Slot {
@@ -207,6 +212,7 @@ impl SlotTable {
             stash_bytes: 0,
             held_bytes: 0,
             deferred: VecDeque::new(),
+            between_halves: false,
         }
     }
 
@@ -245,6 +251,7 @@ impl SlotTable {
         };
         self.in_use[word] |= bit;
         self.outstanding += 1;
+        self.between_halves = admission.command.sqe[1] & FUSE_MASK == FUSE_FIRST;
         let slot = &mut self.slots[usize::from(index)];
         slot.generation = slot.generation.wrapping_add(1);
         slot.state = SlotState::Running;
@@ -286,7 +293,10 @@ impl SlotTable {
         if slot.source != Source::Fetch && !slot.to_host {
             return true;
         }
-        let fused = slot.command.as_ref().is_some_and(|c| c.sqe[1] & 3 != 0);
+        let fused = slot
+            .command
+            .as_ref()
+            .is_some_and(|c| c.sqe[1] & FUSE_MASK != 0);
         if fused || (self.first_in_line().is_none() && self.has_memory(index, queued, max)) {
             self.give_memory(index);
             return true;
@@ -297,8 +307,12 @@ impl SlotTable {
         false
     }
 
-    /// Takes the oldest command out of the line, if it may get memory now.
+    /// Takes the oldest command out of the line, if it may get memory now. The line stands still while
+    /// the second half of a fused operation is due: what came before the first must not come between.
     pub(crate) fn next_deferred(&mut self, queued: usize, max: u64) -> Option<u16> {
+        if self.between_halves {
+            return None;
+        }
         let index = self.first_in_line()?;
         if !self.has_memory(index, queued, max) {
             return None;

@@ -119,6 +119,35 @@ fn fetching_commands_wait_in_line_for_their_bytes() {
 }
 
 #[test]
+fn nothing_leaves_the_line_between_the_halves_of_a_fused_operation() {
+    let mut slots = table(8);
+    let [first, waits] = [1, 2].map(|cid| {
+        let slot = slots.admit(admission(cid, Source::Fetch, 100)).unwrap();
+        (slots.may_run(slot, 0, 150), slot)
+    });
+    assert!(first.0 && !waits.0);
+    let half = |slots: &mut SlotTable, cid, fuse| {
+        let mut half = admission(cid, Source::Fetch, 10);
+        half.command.sqe[1] = fuse;
+        let slot = slots.admit(half).unwrap();
+        assert!(slots.may_run(slot, 0, 150));
+    };
+    half(&mut slots, 3, 1);
+    slots.release(first.1);
+    assert_eq!(slots.next_deferred(0, 150), None);
+    half(&mut slots, 4, 2);
+    assert_eq!(slots.next_deferred(0, 150), Some(waits.1));
+    // Whatever comes instead of a second half lets the line go on as well.
+    let waits = slots.admit(admission(5, Source::Fetch, 100)).unwrap();
+    assert!(!slots.may_run(waits, 0, 150));
+    half(&mut slots, 6, 1);
+    slots.release(2);
+    assert_eq!(slots.next_deferred(0, 1500), None);
+    slots.admit(admission(7, Source::None, 0)).unwrap();
+    assert_eq!(slots.next_deferred(0, 1500), Some(waits));
+}
+
+#[test]
 fn a_command_in_line_is_neither_taken_early_nor_overtaken() {
     let mut slots = table(8);
     let [first, large, small] = [60, 100, 10].map(|len| {
