@@ -9,13 +9,17 @@
 //! 2. every node with network interfaces of listeners alone gets one;
 //! 3. what is left is dealt out in proportion to drives and interfaces.
 //!
-//! On a node, whole physical cores are taken before the second hardware thread of any, and the
-//! physical core of CPU 0 last: interrupts that nobody has moved land there, and the node's own
-//! ordinary threads (the agent, metrics) get what the reactors leave.
+//! On a node, whole physical cores are taken before the second hardware thread of any, and where there
+//! are at least four, the physical core of CPU 0 last: interrupts that nobody has moved land there, and
+//! the node's own ordinary threads (the agent, metrics) get what the reactors leave. A smaller machine
+//! has no core to leave.
 
 use std::collections::BTreeSet;
 
 use crate::machine::{Core, Topology};
+
+/// Physical cores from which on that of CPU 0 is left for last.
+const SPARING_LEAST: usize = 4;
 
 /// What reactors are placed for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,7 +96,8 @@ impl Placement {
 /// input gives the same placement.
 pub fn place(topology: &Topology, needs: &Needs) -> Placement {
     let mut free: Vec<Core> = needs.allowed.iter().map(|id| core(topology, *id)).collect();
-    let spare = core(topology, 0).physical;
+    let physical: BTreeSet<usize> = free.iter().map(|core| core.physical).collect();
+    let spare = (physical.len() >= SPARING_LEAST).then(|| core(topology, 0).physical);
     let mut busy = BTreeSet::new();
     let mut seats = Vec::new();
     for wanted in wanted_nodes(topology, needs) {
@@ -103,7 +108,7 @@ pub fn place(topology: &Topology, needs: &Needs) -> Placement {
                 (
                     topology.distance(wanted, core.node),
                     busy.contains(&core.physical),
-                    core.physical == spare,
+                    Some(core.physical) == spare,
                     core.id,
                 )
             })

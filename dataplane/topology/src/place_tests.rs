@@ -96,6 +96,14 @@ fn reactors_go_where_the_drives_are() {
 }
 
 #[test]
+fn a_small_machine_spares_no_core() {
+    for (cores, first) in [(2, 0), (3, 0), (4, 1)] {
+        let placed = place(&machine(1, cores), &needs(1, 2 * cores, &[], &[]));
+        assert_eq!(cores_of(&placed), [first], "{cores} cores");
+    }
+}
+
+#[test]
 fn a_node_without_a_free_core_is_served_from_the_nearest() {
     let machine = machine(3, 1);
     let mut needs = needs(1, 0, &[2], &[]);
@@ -111,7 +119,7 @@ fn a_node_without_a_free_core_is_served_from_the_nearest() {
 #[test]
 fn a_machine_that_tells_nothing_has_its_cores_all_the_same() {
     let placed = place(&Topology::default(), &needs(3, 3, &[], &[]));
-    assert_eq!(cores_of(&placed), [1, 2, 0]);
+    assert_eq!(cores_of(&placed), [0, 1, 2]);
     assert!(placed.seats.iter().all(|seat| seat.node.is_none()));
     assert_eq!(placed.reach(0), Reach::default());
     assert_eq!(

@@ -65,7 +65,7 @@ impl Setting {
             address: reachable(listen),
             listen,
             control: free_pair()?,
-            client_core: first_core(),
+            client_core: last_core(),
             folder,
         })
     }
@@ -157,11 +157,10 @@ fn own_address() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// A core for our client: the node leaves the first to others.
-fn first_core() -> Option<usize> {
+/// A core for our client: the node's one reactor takes one of the first.
+fn last_core() -> Option<usize> {
     let allowed = rustix::thread::sched_getaffinity(None).ok()?;
-    let mut cores = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
-    let first = cores.next();
+    let cores = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
     // Sharing the only core is left to the kernel.
-    first.filter(|_| cores.next().is_some())
+    cores.skip(1).last()
 }
