@@ -8,10 +8,12 @@ use penstock_nvme::register::{Cap, OFFSET_CAP, OFFSET_VS};
 use super::worker::{Memory, Worker};
 use super::{CheckOptions, Steps, Stop};
 use crate::cmb::CmbLayout;
-use crate::controller::{Controller, ControllerConfig, Namespace, QueueInterrupt, Sleeping};
+use crate::controller::{
+    Controller, ControllerConfig, Namespace, Notice, QueueInterrupt, Sleeping,
+};
 use crate::dma::Regions;
 use crate::driver::{Driver, PairParts};
-use crate::io::Verb;
+use crate::io::{IoError, Verb};
 use crate::memory::DeviceMemory;
 use crate::pci::PciAddress;
 use crate::vfio::{Device, DeviceError};
@@ -85,8 +87,11 @@ pub(super) fn all(address: &PciAddress, options: &CheckOptions, steps: &mut Step
     );
     steps.tell("data by interrupt", bench.data_by_interrupt(&device));
     steps.tell("reset under load", bench.reset());
-    if let Some(limit) = options.until_removed {
-        steps.tell("removal", bench.until_removed(&device, limit));
+    if let Some(limit) = options.until_removed
+        && steps.take("removal", bench.until_removed(&device, limit)) == Some(true)
+    {
+        // Nobody is there to be shut down.
+        return;
     }
     steps.tell("shutdown", bench.shut_down());
     if options.until_removed.is_none() {
@@ -402,23 +407,57 @@ impl Bench {
         Ok(format!("{count} requests ended well, data verified"))
     }
 
-    /// Reads until the kernel wants the device back.
-    fn until_removed(&mut self, device: &Device, limit: Duration) -> Result<String, Stop> {
+    /// Reads until the kernel wants the device back, or nothing of it is there any more. Whether it
+    /// went without asking.
+    fn until_removed(&mut self, device: &Device, limit: Duration) -> Result<(bool, String), Stop> {
+        const PENDING: usize = 8;
         let into = self.host(PAYLOAD_BYTES)?;
-        let (begun, mut well) = (Instant::now(), 0_u64);
+        let (begun, mut asked, mut gone) = (Instant::now(), false, false);
+        let (mut well, mut lost, mut pending) = (0_u64, 0_u64, Vec::new());
         while begun.elapsed() < limit {
-            if device.removal_requested() {
-                return Ok(format!(
-                    "asked to let go after {well} requests, none failed"
-                ));
-            }
+            asked |= device.removal_requested();
             if let Some(notice) = self.controller.service() {
+                gone |= notice == Notice::Gone;
                 tracing::info!(?notice, "while waiting for removal");
             }
-            self.transfer(Verb::Read, 0, &into)?;
-            well += 1;
+            while !asked && !gone && pending.len() < PENDING {
+                let read = self.worker.submit(Verb::Read, &self.namespace, 0, &into);
+                pending.push(read);
+            }
+            let mut failed = None;
+            pending.retain(|request| {
+                match request.ended() {
+                    None => return true,
+                    Some(Ok(_)) => well += 1,
+                    Some(Err(IoError::Gone)) => lost += 1,
+                    Some(Err(error)) => failed = Some(error),
+                }
+                false
+            });
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+            match (pending.is_empty(), gone, asked) {
+                (true, true, _) => {
+                    return Ok((
+                        true,
+                        format!(
+                            "pulled out after {well} requests; {lost} under way failed because it \
+                             is gone, none otherwise"
+                        ),
+                    ));
+                }
+                (true, false, true) => {
+                    let said = format!("asked to let go after {well} requests, none failed");
+                    return Ok((false, said));
+                }
+                _ => std::thread::sleep(Duration::from_micros(100)),
+            }
         }
-        Err(Stop::Failed(format!("not removed within {limit:?}")))
+        Err(Stop::Failed(format!(
+            "not removed within {limit:?}, {} requests under way",
+            pending.len()
+        )))
     }
 
     pub(super) fn shut_down(self) -> Result<String, Stop> {

@@ -109,6 +109,11 @@ pub(super) struct Worker {
 pub(super) struct Pending(Receiver<Result<u64, IoError>>);
 
 impl Pending {
+    /// How it ended; `None` while it is under way.
+    pub fn ended(&self) -> Option<Result<u64, IoError>> {
+        self.0.try_recv().ok()
+    }
+
     pub fn wait(self) -> Result<(), Stop> {
         match self.0.recv_timeout(ANSWER_LIMIT) {
             Ok(Ok(_)) => Ok(()),

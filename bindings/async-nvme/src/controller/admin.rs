@@ -142,7 +142,7 @@ impl AdminQueue {
             if let Some(cqe) = self.poll(Some(cid))? {
                 return Ok(cqe);
             }
-            super::ready::check_alive(&self.bar, command)?;
+            super::ready::check_ready(&self.bar, command)?;
             let waited_ns = self.pace.now_ns().saturating_sub(start);
             if waited_ns > self.timeout_ns {
                 return Err(ControllerError::TimedOut {

@@ -8,9 +8,9 @@ use crate::dma::DmaError;
 /// Why a controller cannot be used, or a command to its admin queue failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// Reads of its registers give all ones.
+    /// Reads of its registers give all ones, or zeroes where none can be.
     #[error(
-        "the controller does not answer (its registers read as all ones): it was pulled out or has lost power; check the slot, or rescan the bus"
+        "the controller does not answer (its registers read as all ones or zeroes): it was pulled out or has lost power; check the slot, or rescan the bus"
     )]
     Gone,
     /// It did not get where it was told to go in time.
@@ -30,6 +30,14 @@ pub enum ControllerError {
         "the controller reports a fatal error (CSTS.CFS) while {doing}; reset or power cycle the drive"
     )]
     Fatal {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// Something else has reset it.
+    #[error(
+        "the controller is not ready (CSTS.RDY) while {doing} although it was enabled: something else has reset it; see the kernel's log for what"
+    )]
+    Forgot {
         /// What was being done.
         doing: &'static str,
     },
@@ -117,6 +125,7 @@ impl ControllerError {
         matches!(
             self,
             ControllerError::Fatal { .. }
+                | ControllerError::Forgot { .. }
                 | ControllerError::TimedOut { .. }
                 | ControllerError::Nonsense { .. }
         )

@@ -496,7 +496,7 @@ impl Controller {
     }
 
     fn look(&mut self) -> Result<Option<Notice>, ControllerError> {
-        ready::check_alive(&self.bar, "serving")?;
+        ready::check_ready(&self.bar, "serving")?;
         if self.pairs.iter().any(|pair| pair.link.take_reset()) {
             self.reset()?;
             return Ok(Some(Notice::Reset));

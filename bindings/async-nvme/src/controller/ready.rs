@@ -2,7 +2,7 @@
 
 use penstock_nvme::register::{
     CC_CSS_ALL, CC_CSS_NVM, CSS_IO_COMMAND_SETS, CSS_NVM, Cap, Cc, Crto, Csts, OFFSET_CAP,
-    OFFSET_CC, OFFSET_CRTO, OFFSET_CSTS, SHST_COMPLETE,
+    OFFSET_CC, OFFSET_CRTO, OFFSET_CSTS, OFFSET_VS, SHST_COMPLETE,
 };
 
 use super::error::ControllerError;
@@ -15,24 +15,39 @@ const UNIT_NS: u64 = 500_000_000;
 const SQE_SHIFT: u8 = 6;
 const CQE_SHIFT: u8 = 4;
 
+/// The status, where somebody answers. Of a drive that was pulled out reads give all ones as a rule,
+/// and zeroes on some machines (QEMU's among them). A status of zeroes is also that of a controller
+/// that is disabled, but no controller's version is (Base 2.1, 3.1.4.2).
+fn status(bar: &Bar) -> Result<Csts, ControllerError> {
+    match bar.read32(OFFSET_CSTS) {
+        u32::MAX => Err(ControllerError::Gone),
+        0 if matches!(bar.read32(OFFSET_VS), 0 | u32::MAX) => Err(ControllerError::Gone),
+        csts => Ok(Csts(csts)),
+    }
+}
+
 /// Fails where the controller is gone or says that it failed.
 pub(crate) fn check_alive(bar: &Bar, doing: &'static str) -> Result<Csts, ControllerError> {
-    let csts = bar.read32(OFFSET_CSTS);
-    if csts == u32::MAX {
-        return Err(ControllerError::Gone);
-    }
-    if Csts(csts).cfs() {
+    let csts = status(bar)?;
+    if csts.cfs() {
         return Err(ControllerError::Fatal { doing });
     }
-    Ok(Csts(csts))
+    Ok(csts)
+}
+
+/// As [`check_alive`], of a controller that was enabled and must still be: one that something else
+/// reset has forgotten its queues.
+pub(super) fn check_ready(bar: &Bar, doing: &'static str) -> Result<(), ControllerError> {
+    if check_alive(bar, doing)?.rdy() {
+        return Ok(());
+    }
+    Err(ControllerError::Forgot { doing })
 }
 
 /// Reads and checks the capabilities.
 pub(crate) fn capabilities(bar: &Bar) -> Result<Cap, ControllerError> {
+    status(bar)?;
     let value = bar.read64(OFFSET_CAP);
-    if value == u64::MAX {
-        return Err(ControllerError::Gone);
-    }
     let cap = Cap(value);
     if cap.mpsmin() > 0 {
         return Err(ControllerError::PageSize {
@@ -64,11 +79,8 @@ fn wait_for(
 ) -> Result<(), ControllerError> {
     let start = pace.now_ns();
     loop {
-        let csts = bar.read32(OFFSET_CSTS);
-        if csts == u32::MAX {
-            return Err(ControllerError::Gone);
-        }
-        if reached(Csts(csts)) {
+        let csts = status(bar)?;
+        if reached(csts) {
             return Ok(());
         }
         let waited_ns = pace.now_ns().saturating_sub(start);
@@ -76,7 +88,7 @@ fn wait_for(
             return Err(ControllerError::NeverReady {
                 what,
                 waited_ms: waited_ns / 1_000_000,
-                csts,
+                csts: csts.0,
             });
         }
         pace.pause();

@@ -37,8 +37,11 @@ pub enum Fault {
     WrongPhase,
     /// The controller fails: CSTS.CFS, and nothing is executed until a reset.
     Fatal,
-    /// The drive is pulled out.
-    Remove,
+    /// The drive is pulled out; reads of its registers give `reads`, all ones as a rule.
+    Remove {
+        /// What every register reads as from then on.
+        reads: u32,
+    },
 }
 
 /// Decides what happens to a command; `None` is nothing special.

@@ -64,6 +64,8 @@ pub(super) struct Machine {
     pub(super) rates: FaultRates,
     pub(super) faults: ControllerFaults,
     pub(super) stats: SoftStats,
+    /// What registers read as once the drive is pulled out.
+    pub(super) absent_reads: u32,
     /// Data of the command at work.
     pub(super) scratch: Vec<u8>,
     pub(super) segments: Vec<Segment>,
@@ -131,6 +133,7 @@ impl Machine {
             rates: FaultRates::default(),
             faults: ControllerFaults::default(),
             stats: SoftStats::default(),
+            absent_reads: u32::MAX,
             scratch: Vec::new(),
             segments: Vec::new(),
             interrupts: BTreeMap::new(),
@@ -214,9 +217,10 @@ impl Machine {
     }
 
     /// The drive is pulled out: what was not durable is lost, and no access gets anywhere.
-    pub(super) fn remove(&mut self) {
+    pub(super) fn remove(&mut self, reads: u32) {
         self.lose_power();
         self.bus.removed = true;
+        self.absent_reads = reads;
         self.show_absence();
     }
 

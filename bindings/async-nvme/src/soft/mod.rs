@@ -252,7 +252,7 @@ impl SoftController {
 
     /// Pulls the drive out. What its cache held is lost in part; it never comes back.
     pub fn remove(&self) {
-        self.machine().remove();
+        self.machine().remove(u32::MAX);
     }
 
     /// Cuts the power and gives it back: each block of the write cache had reached the media, or

@@ -266,7 +266,7 @@ impl Machine {
         let first = match command.fault {
             Some(Fault::Status(status)) => Some(Err(status)),
             Some(Fault::Fatal) => return self.fail(),
-            Some(Fault::Remove) => return self.remove(),
+            Some(Fault::Remove { reads }) => return self.remove(reads),
             _ => self.execute(queue, &command.sqe),
         };
         let Some(first) = first else {

@@ -53,10 +53,11 @@ impl Machine {
         self.set32(OFFSET_CSTS, self.csts.0);
     }
 
-    /// All registers read as all ones, as when no device answers.
+    /// All registers read alike, as when no device answers.
     pub(super) fn show_absence(&self) {
         for at in (0..self.registers.len()).step_by(4) {
-            self.registers.word(at).store(u32::MAX, Ordering::Release);
+            let value = self.absent_reads;
+            self.registers.word(at).store(value, Ordering::Release);
         }
     }
 

@@ -38,6 +38,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Offset of the command register in the configuration space (PCI Express Base 5.0, 7.5.1.1.3).
 const COMMAND: u64 = 4;
@@ -271,6 +272,18 @@ impl Device {
     pub fn write_config(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.config.within(offset, bytes.len())?;
         self.device.write_all_at(bytes, self.config.offset + offset)
+    }
+
+    /// Gives the device back once nothing of it is mapped any more, or after `limit`. Who lets go of
+    /// it last waits in the kernel until it has been reset, a minute and more where it was pulled
+    /// out: that is to be the caller, not a thread that has other things to do.
+    pub fn close(self, limit: Duration) {
+        let last = Arc::clone(&self.device);
+        drop(self);
+        let begun = Instant::now();
+        while Arc::strong_count(&last) > 1 && begun.elapsed() < limit {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn command(&self) -> io::Result<u16> {

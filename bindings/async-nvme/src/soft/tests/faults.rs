@@ -99,7 +99,7 @@ fn a_failed_controller_does_nothing_until_it_is_reset() {
 
 #[test]
 fn a_drive_that_is_gone_reads_as_ones() {
-    let mut host = with(Fault::Remove);
+    let mut host = with(Fault::Remove { reads: u32::MAX });
     let sqe = host.sqe(IoOpcode::Write, 0, 1);
     let cid = host.submit(1, sqe);
     assert!(host.completion(1, cid).is_none() && !written(&host));
