@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use penstock_async_nvme::pci::{Host, PciAddress};
 use penstock_async_nvme::vfio::{Device, DeviceError, Interrupts, OpenError, OpenOptions};
@@ -148,8 +149,16 @@ pub struct NvmeDrive {
 
 /// What is held open of a PCI device, to be given back in this order.
 pub struct Held {
-    pub(super) _interrupts: Option<Interrupts>,
+    pub(super) interrupts: Option<Interrupts>,
     pub(super) device: Device,
+}
+
+impl Held {
+    /// Gives it back, behind the reactors: none of them may be the last to let go. May block.
+    pub(super) fn close(self, limit: Duration) {
+        drop(self.interrupts);
+        self.device.close(limit);
+    }
 }
 
 thread_local! {
@@ -191,10 +200,7 @@ impl NvmeDrive {
             .then(|| interrupts(&name, &device, config.reactors))
             .flatten();
         let of_queues = interrupts.as_ref().map_or_else(Vec::new, of_queues);
-        let held = Held {
-            _interrupts: interrupts,
-            device,
-        };
+        let held = Held { interrupts, device };
         NvmeDrive::start(name, controller, Some(held), of_queues, config)
     }
 

@@ -22,6 +22,8 @@ use super::stats::DriveStats;
 const ROUND: Duration = Duration::from_millis(10);
 /// How often it reads the drive's health.
 const HEALTH_EVERY: Duration = Duration::from_secs(60);
+/// How long reactors may take to let go of a drive.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A drive's health, as it last said (Base 2.1, 5.1.12.1.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -202,8 +204,9 @@ impl Kept {
         // They hold registers and memory of the drive.
         lock(&self.shares).clear();
         self.wake_reactors();
-        let held = lock(&self.held).take();
-        drop(held);
+        if let Some(held) = lock(&self.held).take() {
+            held.close(RELEASE_LIMIT);
+        }
     }
 
     fn on_event(&self, event: AsyncEvent) {
@@ -303,8 +306,11 @@ impl Keeper {
 fn run(kept: &Kept) {
     let mut health_at = Instant::now();
     let mut errors = ErrorWatch::default();
-    while !kept.stop.load(Ordering::Acquire) && !kept.is_gone() {
+    while !kept.stop.load(Ordering::Acquire) {
         kept.round();
+        if kept.is_gone() {
+            return;
+        }
         if Instant::now() >= health_at {
             kept.read_health();
             health_at = Instant::now() + HEALTH_EVERY;
