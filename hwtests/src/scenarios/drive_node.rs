@@ -10,8 +10,8 @@ use crate::machine::{Drive, Program};
 use serde_json::Value;
 use std::time::Duration;
 
-const ONE: &str = "one";
-const TWO: &str = "two";
+pub(super) const ONE: &str = "one";
+pub(super) const TWO: &str = "two";
 
 /// One that is pulled out, and one that stays.
 pub(super) const DRIVES: &[Drive] = &[
@@ -44,7 +44,7 @@ pub(super) const NQN: &str = "nqn.2026-01.org.penstock:drives";
 /// Commands a second of a drive that is slow, and how long it is read.
 const SLOW_IOPS: u64 = 20;
 const SLOW_S: u64 = 10;
-const FIO_LIMIT: Duration = Duration::from_secs(180);
+pub(super) const FIO_LIMIT: Duration = Duration::from_secs(180);
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn steps(bench: &mut Bench) -> Result<()> {

@@ -8,6 +8,7 @@ mod discovery;
 mod drive;
 mod drive_node;
 mod drive_spdk;
+mod drive_surprise;
 mod events;
 mod files;
 mod identify;
@@ -182,6 +183,18 @@ pub const ALL: &[Scenario] = &[
         },
         namespaces: &[],
         steps: drive_node::steps,
+    },
+    Scenario {
+        name: "drive-surprise",
+        about: "two such drives lose their power under load: a node's, which lives on, and the driver's",
+        machine: Machine {
+            kernel: Choice::Stable,
+            drives: drive_node::DRIVES,
+            programs: drive_node::PROGRAMS,
+            ..Machine::PLAIN
+        },
+        namespaces: &[],
+        steps: drive_surprise::steps,
     },
     Scenario {
         name: "numa",
