@@ -205,8 +205,9 @@ impl NvmeDrive {
     }
 
     /// Takes a controller into use, which must have been started for as many queue pairs as there
-    /// are reactors, and with its own memory in use if any of it is asked for. `held` is where it came from, if it is a PCI device. The queue pairs interrupt
-    /// as `interrupts` has it; those that it is too short for are polled. May block.
+    /// are reactors, and with its own memory in use if any of it is asked for. `held` is where it
+    /// came from, if it is a PCI device. The queue pairs interrupt as `interrupts` has it; those that
+    /// it is too short for are polled. May block.
     ///
     /// # Errors
     /// [`DriveError`].
